@@ -1,0 +1,50 @@
+# What a person does with this repository. `make help` lists it.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aether
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export GOTOOLCHAIN := local
+BIN := $(CARGO_TARGET_DIR)/debug
+
+.PHONY: help
+help: ## List these targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: prerequisites
+prerequisites:
+	@for tool in cargo:Rust go:Go python3:'Python 3' unshare:util-linux; do \
+	  command -v $${tool%%:*} >/dev/null || { echo "$${tool#*:} is needed ($${tool%%:*} was not found); install it and run again." >&2; exit 1; }; \
+	done
+
+.PHONY: build
+build: prerequisites ## Build the operator, the CLI and the test bed
+	cargo build --workspace --bins
+
+.PHONY: controlplane
+controlplane: build ## Build or fetch the real control plane and gateway (once; minutes the first time)
+	$(BIN)/testbed build
+
+.PHONY: demo
+demo: build ## Bring out a new version under load on a real cluster and watch
+	$(BIN)/testbed demo
+
+.PHONY: test
+test: build ## Run every test: pure, model, and on a real cluster
+	cargo test --workspace
+
+.PHONY: lint
+lint: prerequisites ## Format check and clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: generate
+generate: ## Write the generated files anew (crds/, deploy/)
+	UPDATE=1 cargo test -p aether-operator --test generated
+
+.PHONY: up
+up: controlplane ## Leave a cluster running for your own kubectl
+	$(BIN)/testbed up
+
+.PHONY: down
+down: ## Stop that cluster
+	$(BIN)/testbed down

@@ -1,0 +1,106 @@
+//! Conditions: the part of the status that tools read (`kubectl wait`, Helm, Flux, Argo CD).
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Time;
+
+/// The update is over and went well (kstatus).
+pub const READY: &str = "Ready";
+/// The operator is at work, or waits for a person (kstatus).
+pub const RECONCILING: &str = "Reconciling";
+/// It will not come to a good end by itself (kstatus).
+pub const STALLED: &str = "Stalled";
+/// The new version's pods are ready behind their own Service.
+pub const NEW_VERSION_AVAILABLE: &str = "NewVersionAvailable";
+/// The gateway has acknowledged the weights in `status.routing`.
+pub const TRAFFIC_SHIFTED: &str = "TrafficShifted";
+/// The verdict on the new version.
+pub const HEALTHY: &str = "Healthy";
+/// The old version's pods are gone.
+pub const OLD_VERSION_REMOVED: &str = "OldVersionRemoved";
+/// False when an order in `spec.control` is not followed, with the reason.
+pub const ORDER_ACCEPTED: &str = "OrderAccepted";
+/// False while the workload stays paused although no update needs it, with what to do.
+pub const WORKLOAD_RELEASED: &str = "WorkloadReleased";
+
+/// A condition after the Kubernetes API conventions.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What is said.
+    #[schemars(length(max = 316))]
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// True, False or Unknown.
+    #[schemars(length(max = 10))]
+    pub status: String,
+    /// `metadata.generation` that this was said about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// When `status` last changed.
+    pub last_transition_time: Time,
+    /// One CamelCase word for programs.
+    #[schemars(length(max = 1024))]
+    pub reason: String,
+    /// A sentence for people.
+    #[schemars(length(max = 32768))]
+    pub message: String,
+}
+
+/// The three answers a condition can give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes.
+    True,
+    /// No.
+    False,
+    /// Not known.
+    Unknown,
+}
+
+impl Answer {
+    /// As the API spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<bool> for Answer {
+    fn from(yes: bool) -> Self {
+        if yes { Self::True } else { Self::False }
+    }
+}
+
+/// Sets one condition; the transition time moves only when the answer does.
+pub fn set(conditions: &mut Vec<Condition>, generation: i64, now: Time, type_: &str, answer: Answer, reason: &str, message: &str) {
+    let status = answer.as_str();
+    let since =
+        conditions.iter().find(|c| c.type_ == type_ && c.status == status).map_or_else(|| to_seconds(now), |c| c.last_transition_time);
+    let new = Condition {
+        type_: type_.into(),
+        status: status.into(),
+        observed_generation: Some(generation),
+        last_transition_time: since,
+        reason: reason.into(),
+        message: message.into(),
+    };
+    match conditions.iter_mut().find(|c| c.type_ == type_) {
+        Some(slot) => *slot = new,
+        None => conditions.push(new),
+    }
+}
+
+/// Takes a condition away.
+pub fn clear(conditions: &mut Vec<Condition>, type_: &str) {
+    conditions.retain(|c| c.type_ != type_);
+}
+
+/// Kubernetes' own times have whole seconds; some readers of conditions expect that.
+fn to_seconds(now: Time) -> Time {
+    Time::from_timestamp(now.timestamp(), 0).unwrap_or(now)
+}

@@ -1,0 +1,26 @@
+//! Every label, annotation and finalizer that the operator writes, in one place.
+
+/// Label on what the operator makes: the artifact, `group.name` (a label value holds no colon).
+pub const ARTIFACT: &str = "aether.dev/artifact";
+/// Label on what the operator makes: the version, as far as a label value can say it.
+pub const VERSION: &str = "aether.dev/version";
+/// Label that tells one revision's pods from every other's: the name of their Deployment.
+pub const REVISION: &str = "aether.dev/revision";
+/// Label on version Services: the UID of the RollingUpdate that splits traffic with them.
+pub const UPDATE_UID: &str = "aether.dev/update-uid";
+/// Annotation on the workload: the version that carries the traffic.
+pub const LIVE: &str = "aether.dev/live";
+/// Annotation on the workload: the Deployment that runs the live version.
+pub const LIVE_REVISION: &str = "aether.dev/live-revision";
+/// Annotation on the workload while the operator holds it paused: hash of its pod template then.
+pub const PAUSED_TEMPLATE: &str = "aether.dev/paused-template";
+/// Annotation on a route while it is split: whose split it is and the weights the user wrote.
+pub const SPLIT: &str = "aether.dev/split";
+/// The label the Deployment controller puts on the pods of each ReplicaSet.
+pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+/// Finalizer on a RollingUpdate: traffic goes back before the object does.
+pub const FINALIZER: &str = "aether.dev/traffic";
+/// Field manager of every write.
+pub const FIELD_MANAGER: &str = "aether-operator";
+/// Standard label of who manages an object.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";

@@ -1,0 +1,197 @@
+//! The drive loop: one decision at a time per object, a bounded number of objects at once.
+//!
+//! News and timers put keys into a queue; a key that is being worked on is worked on again after.
+//! It runs while this process is the leader and forgets everything when it is not.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::time::{DelayQueue, delay_queue};
+
+use crate::api::State;
+use crate::rollout::apply::{Applied, apply};
+use crate::rollout::decide::decide;
+use crate::rollout::model::Memory;
+use crate::rollout::observe::observe;
+use crate::runtime::clock;
+use crate::runtime::metrics::Metrics;
+
+use super::SharedIndex;
+use super::event::Publisher;
+use super::facts::{Fact, Key, Kind};
+use super::index::Index;
+use super::watch::News;
+use super::write::Writer;
+
+/// Objects worked on at the same time.
+const CONCURRENCY: usize = 16;
+/// Writes of one object in a row before the others get their turn.
+const TURNS: usize = 32;
+/// First and longest wait after a write that did not work.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// What working on an object needs.
+#[derive(Clone)]
+pub struct Context {
+    /// The cluster as known.
+    pub index: Arc<SharedIndex>,
+    /// The way to write.
+    pub writer: Writer,
+    /// The way to tell people.
+    pub publisher: Publisher,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// Between two looks at an object.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    memory: Memory,
+    failures: u32,
+}
+
+struct Done {
+    key: Key,
+    kept: Kept,
+    again: Option<Duration>,
+}
+
+/// Works on whatever the news are about, until the channel closes. Starts with everything there is.
+pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
+    let mut queue = Queue::default();
+    for key in all(&context.index.lock()) {
+        queue.push(key);
+    }
+    let mut busy: JoinSet<Done> = JoinSet::new();
+    let mut kept: HashMap<Key, Kept> = HashMap::new();
+    loop {
+        while busy.len() < CONCURRENCY
+            && let Some(key) = queue.pop()
+        {
+            let state = kept.get(&key).cloned().unwrap_or_default();
+            busy.spawn(work(context.clone(), key, state));
+        }
+        tokio::select! {
+            said = news.recv() => match said {
+                Some((kind, fact)) => concerned(&context.index.lock(), kind, &fact).into_iter().for_each(|key| queue.push(key)),
+                None => return,
+            },
+            Some(done) = busy.join_next() => match done {
+                Ok(Done { key, kept: state, again }) => {
+                    if context.index.lock().update(&key).is_some() {
+                        kept.insert(key.clone(), state);
+                    } else {
+                        kept.remove(&key);
+                    }
+                    queue.done(key, again);
+                }
+                Err(error) => {
+                    // A panic is a bug, but one object's: the key stays marked busy and no other is delayed.
+                    tracing::error!(%error, "a decision failed");
+                }
+            },
+            Some(due) = queue.timers.next() => {
+                let key = due.into_inner();
+                queue.timer.remove(&key);
+                queue.push(key);
+            }
+        }
+    }
+}
+
+/// Decides and applies until there is nothing more to do now.
+async fn work(context: Context, key: Key, mut kept: Kept) -> Done {
+    for _ in 0..TURNS {
+        let Some(obs) = observe(&context.index.lock(), &key) else {
+            return Done { key, kept: Kept::default(), again: None };
+        };
+        let plan = decide(&obs, &kept.memory, clock::now());
+        kept.memory = plan.memory.clone();
+        context.metrics.decided();
+        match apply(&context.writer, &context.publisher, &obs, &plan).await {
+            Applied::Nothing => {
+                kept.failures = 0;
+                return Done { key, kept, again: plan.requeue };
+            }
+            Applied::Written => kept.failures = 0,
+            Applied::Stale if kept.failures < 3 => kept.failures += 1,
+            Applied::Refused { object, message } => {
+                kept.memory.refused.insert(object, message);
+            }
+            Applied::Stale | Applied::Later => {
+                kept.failures = kept.failures.saturating_add(1);
+                let wait = BACKOFF.0.saturating_mul(1 << kept.failures.min(10)).min(BACKOFF.1);
+                return Done { key, kept, again: Some(wait) };
+            }
+            Applied::NotLeader => return Done { key, kept, again: Some(BACKOFF.1) },
+        }
+    }
+    Done { key, kept, again: Some(BACKOFF.0) }
+}
+
+fn all(index: &Index) -> Vec<Key> {
+    index.updates().map(|u| u.meta.key()).collect()
+}
+
+/// The RollingUpdates that a piece of news may matter to: those of its namespace that are not over,
+/// and the one it is about.
+fn concerned(index: &Index, kind: Kind, fact: &Fact) -> Vec<Key> {
+    let own = (kind == Kind::RollingUpdate).then(|| fact.meta().key());
+    let open = index.updates_in(&fact.meta().namespace).filter(|u| {
+        u.object.as_ref().is_ok_and(|o| {
+            let state = o.status.as_ref().map(|s| s.state).unwrap_or_default();
+            state.is_active() || state == State::Pending
+        })
+    });
+    let mut keys: HashSet<Key> = open.map(|u| u.meta.key()).collect();
+    keys.extend(own);
+    keys.into_iter().collect()
+}
+
+/// Keys to work on, each at most once, and none while it is being worked on.
+#[derive(Default)]
+struct Queue {
+    ready: VecDeque<Key>,
+    queued: HashSet<Key>,
+    busy: HashSet<Key>,
+    again: HashSet<Key>,
+    timers: DelayQueue<Key>,
+    timer: HashMap<Key, delay_queue::Key>,
+}
+
+impl Queue {
+    fn push(&mut self, key: Key) {
+        if self.busy.contains(&key) {
+            self.again.insert(key);
+        } else if self.queued.insert(key.clone()) {
+            self.ready.push_back(key);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Key> {
+        let key = self.ready.pop_front()?;
+        self.queued.remove(&key);
+        self.busy.insert(key.clone());
+        if let Some(timer) = self.timer.remove(&key) {
+            self.timers.remove(&timer);
+        }
+        Some(key)
+    }
+
+    fn done(&mut self, key: Key, again: Option<Duration>) {
+        self.busy.remove(&key);
+        if self.again.remove(&key) {
+            self.push(key);
+        } else if let Some(wait) = again {
+            // A moment more, or a wait that ends on a boundary would find it not quite reached.
+            let timer = self.timers.insert(key.clone(), wait + Duration::from_millis(5));
+            if let Some(old) = self.timer.insert(key, timer) {
+                self.timers.remove(&old);
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Events: one per change of state and per refusal, for `kubectl describe`. Never the only record.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+use crate::rollout::model::Note;
+
+use super::client::bounded;
+use super::facts::{Kind, Meta};
+
+/// Longest text an Event may carry.
+const MAX_NOTE: usize = 1000;
+
+/// Publishes Events; one for the process, since it folds repeats.
+#[derive(Clone)]
+pub struct Publisher(Recorder);
+
+impl Publisher {
+    /// A publisher that signs with the operator's name.
+    pub fn new(client: Client, instance: &str) -> Self {
+        Self(Recorder::new(client, Reporter { controller: crate::api::names::FIELD_MANAGER.into(), instance: Some(instance.to_owned()) }))
+    }
+
+    /// Publishes one note about a RollingUpdate. What fails is only logged: the status says it too.
+    pub async fn publish(&self, meta: &Meta, note: &Note) {
+        let (group, version, kind, _) = Kind::RollingUpdate.gvk();
+        let about = ObjectReference {
+            api_version: Some(format!("{group}/{version}")),
+            kind: Some(kind.into()),
+            namespace: Some(meta.namespace.clone()),
+            name: Some(meta.name.clone()),
+            uid: Some(meta.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason.clone(),
+            note: Some(note.message.chars().take(MAX_NOTE).collect()),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        if let Err(error) = bounded(self.0.publish(&event, &about)).await {
+            tracing::debug!(name = meta.name, %error, "event not published");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Every write of the operator: guarded, bounded in time, counted, and its answer taken into the index.
+
+use std::sync::Arc;
+
+use json_patch::PatchOperation;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::core::DynamicObject;
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+
+use crate::api::{RollingUpdateStatus, names};
+use crate::rollout::model::{Action, LiveCheck, Target, Write, is_service_of};
+use crate::runtime::lease::Leadership;
+use crate::runtime::metrics::Metrics;
+
+use super::SharedIndex;
+use super::client::{self, CallError, bounded};
+use super::facts::{Fact, Kind, Meta};
+use super::patch;
+
+/// Why a write was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Somebody else is the leader, or may be.
+    #[error("not the leader any more")]
+    NotLeader,
+    /// The object was not as expected; look again.
+    #[error("{0} is not as it was when this was decided: {1}")]
+    Stale(Target, String),
+    /// The API server will never take this.
+    #[error("{0}: {1}")]
+    Refused(Target, String),
+    /// It may work later.
+    #[error("{0}: {1}")]
+    Later(Target, String),
+}
+
+/// The way to the API server for whoever applies plans.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    index: Arc<SharedIndex>,
+    leadership: Leadership,
+    metrics: Metrics,
+}
+
+impl Writer {
+    /// A writer that writes only while `leadership` is held.
+    pub fn new(client: Client, index: Arc<SharedIndex>, leadership: Leadership, metrics: Metrics) -> Self {
+        Self { client, index, leadership, metrics }
+    }
+
+    /// Carries out one action.
+    pub async fn act(&self, action: &Action) -> Result<(), WriteError> {
+        for check in &action.live {
+            self.check(check).await?;
+        }
+        match &action.write {
+            Write::Patch(target, ops) => self.patch(target, ops.clone(), None).await,
+            Write::Create(target, object) => self.create(target, object).await,
+            Write::Delete(target, uid) => self.delete(target, uid).await,
+            Write::DeleteServices { namespace, update_uid, services } => self.delete_services(namespace, update_uid, services).await,
+        }
+    }
+
+    /// Replaces the status of a RollingUpdate, if nobody has written the object since it was looked at.
+    pub async fn status(&self, meta: &Meta, status: &RollingUpdateStatus) -> Result<(), WriteError> {
+        let target = Target { kind: Kind::RollingUpdate, key: meta.key() };
+        let ops = vec![patch::only_at(meta), patch::add("/status", serde_json::to_value(status).unwrap_or_default())];
+        self.patch(&target, ops, Some("status")).await
+    }
+
+    async fn patch(&self, target: &Target, ops: Vec<PatchOperation>, subresource: Option<&str>) -> Result<(), WriteError> {
+        let api = client::api(&self.client, target.kind, &target.key.namespace);
+        let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
+        let patch = Patch::Json::<()>(json_patch::Patch(ops));
+        let answer = match subresource {
+            None => self.send(target, "patch", api.patch(&target.key.name, &params, &patch)).await?,
+            Some(sub) => self.send(target, "patch", api.patch_subresource(sub, &target.key.name, &params, &patch)).await?,
+        };
+        match answer {
+            Ok(object) => self.learn(target.kind, object),
+            // A failed `test` is a 422, a version that has passed a 409, an object that is gone a 404.
+            Err(e) if matches!(e.code(), Some(404 | 409 | 422)) => {
+                self.look_again(target).await;
+                return Err(WriteError::Stale(target.clone(), e.message()));
+            }
+            Err(e) => return Err(later(target, &e)),
+        }
+        Ok(())
+    }
+
+    async fn create(&self, target: &Target, object: &Value) -> Result<(), WriteError> {
+        let api = client::api(&self.client, target.kind, &target.key.namespace);
+        let object: DynamicObject =
+            serde_json::from_value(object.clone()).map_err(|e| WriteError::Refused(target.clone(), e.to_string()))?;
+        let params = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };
+        match self.send(target, "create", api.create(&params, &object)).await? {
+            Ok(object) => self.learn(target.kind, object),
+            // It is there: ours by a reply that got lost, or somebody's. The next look tells.
+            Err(e) if e.code() == Some(409) => {
+                self.look_again(target).await;
+                return Err(WriteError::Stale(target.clone(), e.message()));
+            }
+            Err(e) if matches!(e.code(), Some(400 | 403 | 422)) => return Err(WriteError::Refused(target.clone(), e.message())),
+            Err(e) => return Err(later(target, &e)),
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, target: &Target, uid: &str) -> Result<(), WriteError> {
+        let api = client::api(&self.client, target.kind, &target.key.namespace);
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match self.send(target, "delete", api.delete(&target.key.name, &params)).await? {
+            Ok(_) => self.look_again(target).await,
+            Err(e) if matches!(e.code(), Some(404 | 409)) => self.look_again(target).await,
+            Err(e) => return Err(later(target, &e)),
+        }
+        Ok(())
+    }
+
+    /// One request for both Services; if the label finds anything that is not ours, each by its UID instead.
+    async fn delete_services(&self, namespace: &str, update_uid: &str, services: &[(String, String)]) -> Result<(), WriteError> {
+        let api = client::api(&self.client, Kind::Service, namespace);
+        let selector = format!("{}={update_uid}", names::UPDATE_UID);
+        let target = |name: &str| Target { kind: Kind::Service, key: super::facts::Key::new(namespace, name) };
+        let all = target("*");
+        let listed = bounded(api.list(&ListParams::default().labels(&selector))).await.map_err(|e| later(&all, &e))?;
+        let ours = |object: &DynamicObject| match Fact::read(Kind::Service, object.clone()) {
+            Fact::Service(service) => is_service_of(&service, update_uid),
+            _ => false,
+        };
+        if listed.items.len() < 2 || !listed.items.iter().all(ours) {
+            for object in listed.items.iter().filter(|o| ours(o)) {
+                self.delete(&target(&object.name_any()), &object.uid().unwrap_or_default()).await?;
+            }
+        } else {
+            let (params, labelled) = (DeleteParams::default(), ListParams::default().labels(&selector));
+            let call = api.delete_collection(&params, &labelled);
+            self.send(&all, "deletecollection", call).await?.map_err(|e| later(&all, &e))?;
+        }
+        for (name, uid) in services {
+            self.index.lock().delete(Kind::Service, &target(name).key, uid);
+        }
+        Ok(())
+    }
+
+    /// Reads what a destructive write depends on.
+    async fn check(&self, check: &LiveCheck) -> Result<(), WriteError> {
+        let (kind, key) = match check {
+            LiveCheck::Selector(key, _) => (Kind::Service, key),
+            LiveCheck::RouteWithout(key, _) => (Kind::HttpRoute, key),
+        };
+        let target = Target { kind, key: key.clone() };
+        let api = client::api(&self.client, kind, &key.namespace);
+        let Some(object) = bounded(api.get_opt(&key.name)).await.map_err(|e| later(&target, &e))? else {
+            return Err(WriteError::Stale(target, "it is gone".into()));
+        };
+        let fact = Fact::read(kind, object.clone());
+        self.learn(kind, object);
+        let holds = match (check, &fact) {
+            (LiveCheck::Selector(_, selector), Fact::Service(service)) => service.selector == *selector,
+            (LiveCheck::RouteWithout(_, services), Fact::HttpRoute(route)) => {
+                !services.iter().any(|s| crate::traffic::gateway::names_service(route, s))
+            }
+            _ => false,
+        };
+        if holds { Ok(()) } else { Err(WriteError::Stale(target, "it was changed".into())) }
+    }
+
+    /// Sends one mutating request, if still the leader.
+    async fn send<T>(
+        &self,
+        target: &Target,
+        verb: &'static str,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<Result<T, CallError>, WriteError> {
+        if !self.leadership.is_held() {
+            return Err(WriteError::NotLeader);
+        }
+        let answer = bounded(call).await;
+        let result = match &answer {
+            Ok(_) => "ok".to_owned(),
+            Err(e) => e.code().map_or_else(|| "none".to_owned(), |c| c.to_string()),
+        };
+        self.metrics.wrote(verb, target.kind.gvk().3, &result);
+        tracing::debug!(verb, %target, namespace = target.key.namespace, result, "write");
+        Ok(answer)
+    }
+
+    fn learn(&self, kind: Kind, object: DynamicObject) {
+        self.index.lock().apply(kind, Fact::read(kind, object));
+    }
+
+    /// Reads one object again after a write that found it other than expected.
+    async fn look_again(&self, target: &Target) {
+        let api = client::api(&self.client, target.kind, &target.key.namespace);
+        match bounded(api.get_opt(&target.key.name)).await {
+            Ok(Some(object)) => self.learn(target.kind, object),
+            Ok(None) => {
+                let uid = self.index.lock().uid(target.kind, &target.key);
+                if let Some(uid) = uid {
+                    self.index.lock().delete(target.kind, &target.key, &uid);
+                }
+            }
+            // The watch will tell.
+            Err(e) => tracing::debug!(%target, error = %e, "could not look again"),
+        }
+    }
+}
+
+fn later(target: &Target, error: &CallError) -> WriteError {
+    WriteError::Later(target.clone(), error.message())
+}

@@ -1,0 +1,69 @@
+//! From a [`Plan`] to writes: in order, status last, the first failure ends it. No choices are made here.
+
+use crate::cluster::event::Publisher;
+use crate::cluster::write::{WriteError, Writer};
+
+use super::model::{Observation, Plan};
+
+/// What applying a plan came to.
+#[derive(Debug)]
+pub enum Applied {
+    /// Nothing was to be written.
+    Nothing,
+    /// Everything was written; the index knows it already.
+    Written,
+    /// Something was not as expected; look again now.
+    Stale,
+    /// The API server refuses an object for good.
+    Refused {
+        /// Its name.
+        object: String,
+        /// What was said.
+        message: String,
+    },
+    /// Try again after a while.
+    Later,
+    /// Not ours to write any more.
+    NotLeader,
+}
+
+/// Carries out a plan.
+pub async fn apply(writer: &Writer, publisher: &Publisher, obs: &Observation, plan: &Plan) -> Applied {
+    for action in &plan.actions {
+        tracing::info!(update = %obs.meta.key(), why = action.why, "acting");
+        if let Err(error) = writer.act(action).await {
+            return failed(obs, error);
+        }
+    }
+    if let Some(status) = &plan.status {
+        tracing::info!(update = %obs.meta.key(), state = %status.state, routing = status.routing, "recording");
+        if let Err(error) = writer.status(&obs.meta, status).await {
+            return failed(obs, error);
+        }
+        for note in plan.notes.clone() {
+            // Apart, so that slow Events never hold up traffic.
+            let (publisher, meta) = (publisher.clone(), obs.meta.clone());
+            tokio::spawn(async move { publisher.publish(&meta, &note).await });
+        }
+    }
+    if plan.actions.is_empty() && plan.status.is_none() { Applied::Nothing } else { Applied::Written }
+}
+
+fn failed(obs: &Observation, error: WriteError) -> Applied {
+    let update = obs.meta.key();
+    match error {
+        WriteError::NotLeader => Applied::NotLeader,
+        WriteError::Stale(..) => {
+            tracing::debug!(%update, %error, "looking again");
+            Applied::Stale
+        }
+        WriteError::Refused(target, message) => {
+            tracing::warn!(%update, %target, message, "refused");
+            Applied::Refused { object: target.key.name, message }
+        }
+        WriteError::Later(..) => {
+            tracing::warn!(%update, %error, "trying again later");
+            Applied::Later
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! ROLLING_BACK: traffic first, in one write per route, before anything is asked or waited for.
+
+use serde_json::json;
+
+use crate::api::conditions::Answer;
+use crate::api::{Ratio, State, names};
+use crate::cluster::facts::Kind;
+use crate::cluster::patch;
+use crate::traffic::gate::{self, Gate};
+use crate::traffic::{apex, gateway};
+
+use super::decide::{Cause, REFUSED, Turn};
+use super::forward::{delete_services, is_as_paused, unpause};
+use super::model::{Target, Write};
+use super::status::Saying;
+use super::wish::Wish;
+
+/// Starts to go back: the write that moves the traffic comes before the one that says so.
+pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
+    let stuck = traffic_back(turn);
+    let message = stuck.map_or_else(|| cause.message.clone(), |s| format!("{}; {s}", cause.message));
+    turn.status.routing = Some("0:1".into());
+    turn.status.effective_routing = Some("0:1".into());
+    turn.status.step = None;
+    turn.say(Saying { by: cause.by, ..Saying::new(State::RollingBack, cause.reason, message) });
+    turn.wake_after(wish.settle);
+}
+
+/// Goes on until nothing of the new version is left.
+pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
+    let (reason, message) = cause(turn);
+    let state = match retreat(turn, wish) {
+        Some(waiting) => {
+            let message = format!("{message}; {waiting}");
+            turn.say(Saying::new(State::RollingBack, &reason, message));
+            return;
+        }
+        None if reason == REFUSED => State::Failed,
+        None => State::RolledBack,
+    };
+    let held = turn.obs.workload.as_ref().filter(|_| turn.obs.holds_workload());
+    let unreleased = held.map(|w| {
+        format!(
+            "the pod template of Deployment {} was edited during the update, so it stays paused: undo the edit, or bring it out by raising spec.version or spec.attempt",
+            w.meta.name
+        )
+    });
+    let shifted = (Answer::True, "Restored", "the routes name the Service itself, which selects the old version".to_owned());
+    turn.say(Saying { unreleased, shifted, ..Saying::new(state, &reason, message) });
+}
+
+/// Why the update went back: what was said when it did.
+fn cause(turn: &Turn<'_>) -> (String, String) {
+    let status = &turn.obs.status;
+    let reason =
+        status.history.iter().rev().find(|t| t.to == State::RollingBack).map_or_else(|| "RolledBack".to_owned(), |t| t.reason.clone());
+    let ready = status.conditions.iter().find(|c| c.type_ == crate::api::conditions::READY);
+    let message = ready.map(|c| c.message.split("; ").next().unwrap_or_default().to_owned()).unwrap_or_default();
+    (reason, message)
+}
+
+/// All traffic to the old version. `Some`: it cannot take it.
+fn traffic_back(turn: &mut Turn<'_>) -> Option<String> {
+    let obs = turn.obs;
+    let names = obs.names();
+    let reaching: Vec<_> = obs.routes.iter().filter(|r| gateway::reaches_new(r, names)).collect();
+    if !reaching.is_empty() && obs.old.endpoints.ready.is_empty() {
+        return Some(format!(
+            "Service {} shows no ready pod, so no traffic is moved to it; bring the old version back or order a ratio",
+            obs.objects.old_service
+        ));
+    }
+    for route in reaching {
+        match gateway::shift(route, names, Ratio::ALL_OLD) {
+            Ok(Some(ops)) => turn.patch("all traffic to the old version", Kind::HttpRoute, &route.meta, ops),
+            Ok(None) => {}
+            Err(e) => return Some(e.to_string()),
+        }
+    }
+    let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin) else { return None };
+    let new_is_there = obs.new_deployment().is_some() || !obs.new.pods.is_empty();
+    if new_is_there && !apex::is_pinned_to(apex, pin) {
+        if !obs.old.pods.iter().any(|p| p.ready && !p.meta.deleting) {
+            return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
+        }
+        turn.patch("callers of the Service go back to the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
+    }
+    None
+}
+
+/// Does the next thing; says what is waited for. `None`: it is done.
+fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
+    let obs = turn.obs;
+    let names = obs.names();
+    if let Some(stuck) = traffic_back(turn) {
+        turn.wake_after(wish.settle);
+        return Some(stuck);
+    }
+    if turn.acts() {
+        return Some("moving all traffic to the old version".into());
+    }
+    let split = obs.routes.iter().any(|r| gateway::is_split(r, names));
+    if split || obs.new_deployment().is_some() {
+        match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
+            Gate::Confirmed => {}
+            Gate::Silent(why) | Gate::Refused(why) if had_traffic(turn) => return Some(why),
+            _ => {}
+        }
+    }
+    if had_traffic(turn) && obs.new_deployment().is_some() && !turn.held_for("drained", wish.settle + wish.drain) {
+        return Some("the new version drains before it goes".into());
+    }
+    for route in &obs.routes {
+        match gateway::restore(route, names) {
+            Ok(None) => {}
+            Ok(Some(ops)) => turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops),
+            Err(e) => return Some(e.to_string()),
+        }
+    }
+    if turn.acts() {
+        return Some("giving the routes back".into());
+    }
+    if had_traffic(turn) && obs.new_deployment().is_some() && !turn.held_for("restored", wish.settle) {
+        return Some("giving the data plane time to follow".into());
+    }
+    if let Some(deployment) = obs.new_deployment().filter(|d| !d.meta.deleting) {
+        let target = Target { kind: Kind::Deployment, key: deployment.meta.key() };
+        turn.act("nothing reaches the new version any more", Write::Delete(target, deployment.meta.uid.clone()));
+        return Some("removing the new version".into());
+    }
+    if !obs.new.pods.is_empty() || obs.new_deployment().is_some() {
+        return Some(format!("{} pods of the new version are still ending", obs.new.pods.len()));
+    }
+    delete_services(turn);
+    if let Some(apex) = obs.apex.as_ref().filter(|a| apex::is_pinned(a)) {
+        turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
+    }
+    if turn.acts() {
+        return Some("removing what the update made".into());
+    }
+    release_workload(turn);
+    turn.acts().then(|| "letting go of the workload".into())
+}
+
+/// The new version may have had traffic: not while it was only being deployed.
+fn had_traffic(turn: &Turn<'_>) -> bool {
+    let from = turn.obs.status.history.iter().rev().find(|t| t.to == State::RollingBack).map(|t| t.from);
+    !matches!(from, Some(State::Pending | State::Deploying))
+}
+
+/// Lets the workload roll out again, unless that would bring out an edit nobody has judged.
+fn release_workload(turn: &mut Turn<'_>) {
+    let obs = turn.obs;
+    let Some(workload) = obs.workload.as_ref().filter(|_| obs.holds_workload() && obs.old_is_workload()) else { return };
+    if !is_as_paused(workload) {
+        return;
+    }
+    let mut ops = vec![patch::test("/metadata/uid", json!(workload.meta.uid))];
+    // The pause holds only what was paused: an edit that arrives now makes this write fail.
+    ops.push(patch::only_at(&workload.meta));
+    ops.extend(unpause(workload));
+    ops.extend(patch::clear_annotations(&workload.meta, &[names::LIVE, names::LIVE_REVISION]));
+    turn.patch("the workload is the user's again", Kind::Deployment, &workload.meta, ops);
+}

@@ -1,0 +1,249 @@
+//! The decision: from an observation and the time to a plan. Total, without a clock, without effects.
+
+use std::time::Duration;
+
+use json_patch::PatchOperation;
+use serde_json::{Value, json};
+
+use crate::api::conditions::Answer;
+use crate::api::rolling_update::Outcome;
+use crate::api::{RollingUpdateStatus, State, Time, names};
+use crate::cluster::facts::{Key, Kind, Meta};
+use crate::cluster::patch;
+
+use super::model::{Action, LiveCheck, Memory, Note, Observation, Plan, Target, Write};
+use super::status::{self, Saying};
+use super::wish::Wish;
+use super::{backward, forward, start};
+
+/// Decides what to do about one RollingUpdate now.
+pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
+    let mut turn = Turn::new(obs, memory, now);
+    let wish = match &obs.wish {
+        Ok(wish) => wish,
+        Err(error) => {
+            // Nothing is known of what is wanted: touch nothing, let go of what is not held.
+            if obs.meta.deleting && !obs.status.state.is_active() {
+                turn.let_go();
+            } else {
+                turn.say(Saying::new(obs.status.state, "InvalidSpec", error.to_string()));
+            }
+            return turn.finish();
+        }
+    };
+    let state = obs.status.state;
+    let anew = is_another(&obs.status, wish);
+    match state {
+        _ if obs.meta.deleting && !state.is_active() => turn.let_go(),
+        State::Pending => start::pending(&mut turn, wish),
+        _ if state.is_terminal() && anew => start::pending(&mut turn, wish),
+        State::Completed | State::RolledBack | State::Failed => rest(&mut turn, wish),
+        State::RollingBack => backward::go_on(&mut turn, wish),
+        State::Deploying | State::Deployed | State::Routing | State::Completing => match reason_to_go_back(obs, wish, memory, anew) {
+            Some(cause) => backward::begin(&mut turn, wish, &cause),
+            None => forward::go_on(&mut turn, wish),
+        },
+    }
+    turn.finish()
+}
+
+/// The wish is for another version or attempt than the status speaks of.
+pub fn is_another(status: &RollingUpdateStatus, wish: &Wish) -> bool {
+    status.new_version.as_ref().is_some_and(|v| *v != wish.version) || status.attempt.is_some_and(|a| a != wish.attempt)
+}
+
+/// Why an update goes back.
+pub struct Cause {
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// A sentence.
+    pub message: String,
+    /// Who wanted it.
+    pub by: &'static str,
+}
+
+fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool) -> Option<Cause> {
+    let cause = |reason, message: String, by| Some(Cause { reason, message, by });
+    if obs.status.state == State::Completing && !forward::old_version_is_whole(obs) {
+        // Past the point of no return: the way on is the short one.
+        return None;
+    }
+    if obs.meta.deleting {
+        return cause("Deleted", "the RollingUpdate is being deleted; traffic goes back to the old version first".into(), "deletion");
+    }
+    if anew {
+        return cause(
+            "Superseded",
+            format!("version {} is wanted now; traffic goes back to the old version first", wish.version),
+            "spec.version",
+        );
+    }
+    if wish.orders.outcome == Some(Outcome::Rollback) {
+        return cause("RollbackOrdered", "spec.control.outcome is Rollback".into(), "spec.control");
+    }
+    let refused = memory.refused.get(&obs.objects.new_revision)?;
+    cause(REFUSED, format!("the API server refuses the new version's Deployment: {refused}"), "operator")
+}
+
+/// The one cause after which a rollback ends in FAILED: trying again cannot help until a person changes something.
+pub const REFUSED: &str = "TemplateRefused";
+
+/// Terminal, and nothing new is wanted: at most the status follows the spec's generation.
+fn rest(turn: &mut Turn<'_>, wish: &Wish) {
+    let state = turn.obs.status.state;
+    let condition = turn.obs.status.conditions.iter().find(|c| c.type_ == crate::api::conditions::READY);
+    let (reason, message) =
+        condition.map_or_else(|| (status::state_word(state).to_owned(), String::new()), |c| (c.reason.clone(), c.message.clone()));
+    let mut saying = Saying::new(state, &reason, message);
+    if let Some(c) = turn.obs.status.conditions.iter().find(|c| c.type_ == crate::api::conditions::WORKLOAD_RELEASED) {
+        saying.unreleased = Some(c.message.clone());
+    }
+    saying.refused_order = other_version(wish);
+    turn.say(saying);
+}
+
+/// Orders for another version than `spec.version` are ignored, and it is said.
+pub fn other_version(wish: &Wish) -> Option<(&'static str, String)> {
+    let other = wish.orders.for_other.as_ref()?;
+    Some((
+        "OtherVersion",
+        format!("spec.control is for version {other}, spec.version is {}; set control.version to give orders", wish.version),
+    ))
+}
+
+/// One decision in the making.
+pub struct Turn<'a> {
+    /// What is seen.
+    pub obs: &'a Observation,
+    /// What was remembered.
+    pub memory: &'a Memory,
+    /// The time.
+    pub now: Time,
+    /// The status to be, to begin with the present one.
+    pub status: RollingUpdateStatus,
+    plan: Plan,
+}
+
+impl<'a> Turn<'a> {
+    fn new(obs: &'a Observation, memory: &'a Memory, now: Time) -> Self {
+        let plan = Plan { memory: Memory { refused: memory.refused.clone(), ..Memory::default() }, ..Plan::default() };
+        Self { obs, memory, now, status: obs.status.clone(), plan }
+    }
+
+    /// How long a fact has held without a break, this look included. Saying it is what keeps it alive.
+    pub fn held(&mut self, fact: &'static str) -> Duration {
+        let since = self.memory.since.get(fact).copied().unwrap_or(self.now);
+        self.plan.memory.since.insert(fact, since);
+        (self.now - since).to_std().unwrap_or_default()
+    }
+
+    /// Whether a fact has held that long; if not, looks again when it will have.
+    pub fn held_for(&mut self, fact: &'static str, wanted: Duration) -> bool {
+        let held = self.held(fact);
+        self.wake_after(wanted.saturating_sub(held));
+        held >= wanted
+    }
+
+    /// Whether that time has come; if not, looks again then.
+    pub fn is_past(&mut self, time: Time) -> bool {
+        let left = (time - self.now).to_std().unwrap_or_default();
+        self.wake_after(left);
+        left.is_zero()
+    }
+
+    /// Looks again after that time at the latest.
+    pub fn wake_after(&mut self, wait: Duration) {
+        if !wait.is_zero() {
+            self.plan.requeue = Some(self.plan.requeue.map_or(wait, |r| r.min(wait)));
+        }
+    }
+
+    /// Whether this turn acts.
+    pub fn acts(&self) -> bool {
+        !self.plan.actions.is_empty()
+    }
+
+    /// Adds a write.
+    pub fn act(&mut self, why: &'static str, write: Write) {
+        self.plan.actions.push(Action { why, write, live: Vec::new() });
+    }
+
+    /// Adds a write that is made only if these things are still so, read live.
+    pub fn act_if(&mut self, why: &'static str, write: Write, live: Vec<LiveCheck>) {
+        self.plan.actions.push(Action { why, write, live });
+    }
+
+    /// Adds a patch.
+    pub fn patch(&mut self, why: &'static str, kind: Kind, meta: &Meta, ops: Vec<PatchOperation>) {
+        self.act(why, Write::Patch(Target { kind, key: meta.key() }, ops));
+    }
+
+    /// Says what is going on. The last word counts.
+    pub fn say(&mut self, saying: Saying) {
+        if saying.state != self.obs.status.state || reason_of(&self.obs.status) != Some(&saying.reason) {
+            let warning = matches!(saying.state, State::RollingBack | State::RolledBack | State::Failed)
+                || (saying.state == self.obs.status.state && saying.reason != status::state_word(saying.state));
+            self.plan.notes =
+                vec![Note { warning, reason: saying.reason.clone(), message: format!("{}: {}", saying.state, saying.message) }];
+        }
+        status::say(&mut self.status, self.obs, &saying, self.now);
+    }
+
+    /// The finalizer goes away: nothing of the cluster is in our hands.
+    pub fn let_go(&mut self) {
+        let finalizers = &self.obs.meta.finalizers;
+        if !finalizers.iter().any(|f| f == names::FINALIZER) {
+            return;
+        }
+        let rest: Vec<&String> = finalizers.iter().filter(|f| *f != names::FINALIZER).collect();
+        let ops = vec![patch::test("/metadata/finalizers", json!(finalizers)), patch::replace("/metadata/finalizers", json!(rest))];
+        self.patch("nothing is held any more", Kind::RollingUpdate, &self.obs.meta, ops);
+    }
+
+    /// Makes sure of the finalizer before anything is touched: whether that takes a write first.
+    pub fn hold_on(&mut self) -> bool {
+        let meta = &self.obs.meta;
+        if meta.finalizers.iter().any(|f| f == names::FINALIZER) {
+            return false;
+        }
+        let mut ops = vec![patch::test("/metadata/uid", json!(meta.uid))];
+        if meta.finalizers.is_empty() {
+            ops.extend([patch::only_at(meta), patch::add("/metadata/finalizers", json!([names::FINALIZER]))]);
+        } else {
+            ops.push(patch::add("/metadata/finalizers/-", json!(names::FINALIZER)));
+        }
+        self.patch("traffic must go back before the object does", Kind::RollingUpdate, meta, ops);
+        true
+    }
+
+    /// A new object of ours.
+    pub fn create(&mut self, why: &'static str, kind: Kind, name: &str, object: Value) {
+        let key = Key::new(&self.obs.meta.namespace, name);
+        self.act(why, Write::Create(Target { kind, key }, object));
+    }
+
+    fn finish(mut self) -> Plan {
+        match status::worth(&self.obs.status, &self.status, self.now) {
+            Ok(()) => {
+                self.status.updated_at = Some(self.now);
+                self.plan.status = Some(self.status);
+            }
+            Err(later) => {
+                self.plan.notes.clear();
+                if let Some(later) = later {
+                    self.plan.requeue = Some(self.plan.requeue.map_or(later, |r| r.min(later)));
+                }
+            }
+        }
+        self.plan
+    }
+}
+
+fn reason_of(status: &RollingUpdateStatus) -> Option<&String> {
+    status.conditions.iter().find(|c| c.type_ == crate::api::conditions::READY).map(|c| &c.reason)
+}
+
+/// What is said of the gate while nothing is wrong.
+pub fn shifted_to(text: &str) -> (Answer, &'static str, String) {
+    (Answer::True, "Confirmed", format!("every parent of the routes has acknowledged {text}"))
+}

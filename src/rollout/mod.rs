@@ -1,0 +1,20 @@
+//! Bringing out a new version.
+//!
+//! ```text
+//! observe (index -> Observation) -> decide (PURE) -> Plan -> apply (writes in order, status last)
+//! ```
+//! `wish` parses the spec, `decide` picks the room for the state (`start`, `forward`, `backward`),
+//! `build` makes objects, `status` says what is going on, `transitions` holds the legal moves.
+
+pub mod apply;
+mod backward;
+pub mod build;
+pub mod decide;
+mod forward;
+pub mod model;
+pub mod observe;
+mod start;
+mod status;
+pub mod transitions;
+mod verdict;
+pub mod wish;

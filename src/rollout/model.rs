@@ -1,0 +1,230 @@
+//! What a decision is made from and what comes out of it: plain data, owned, without a clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use json_patch::PatchOperation;
+use serde_json::Value;
+
+use crate::api::rolling_update::Objects;
+use crate::api::{RollingUpdateStatus, Time, names};
+use crate::cluster::facts::{Deployment, HttpRoute, Key, Kind, Meta, Pod, Service};
+use crate::traffic::apex::Pin;
+use crate::traffic::gateway::Names;
+
+use super::build::Owner;
+use super::wish::{SpecError, Wish};
+
+/// All that a decision about one RollingUpdate looks at.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// The RollingUpdate's own metadata.
+    pub meta: Meta,
+    /// What is wanted.
+    pub wish: Result<Wish, SpecError>,
+    /// What was said last.
+    pub status: RollingUpdateStatus,
+    /// The names this update works on: the recorded ones, or those it would start with.
+    pub objects: Objects,
+    /// The version that carries the traffic by the workload's own record or image.
+    pub live: Result<Live, String>,
+    /// The user's Deployment.
+    pub workload: Option<Arc<Deployment>>,
+    /// The apex Service.
+    pub apex: Option<Arc<Service>>,
+    /// Pods behind the apex.
+    pub apex_endpoints: Endpoints,
+    /// The old version.
+    pub old: Side,
+    /// The new version.
+    pub new: Side,
+    /// Routes of the update: those named in the spec, else those that name one of its Services.
+    pub routes: Vec<Arc<HttpRoute>>,
+    /// Routes named in the spec that do not exist.
+    pub missing_routes: Vec<String>,
+    /// Another RollingUpdate that is at work on the same workload.
+    pub rival: Option<String>,
+}
+
+/// The version that carries the traffic before an update.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Which.
+    pub version: String,
+    /// The Deployment that runs it.
+    pub revision: String,
+}
+
+/// Pods behind a Service, by name, over all of its EndpointSlices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// There is at least one EndpointSlice.
+    pub known: bool,
+    /// Those that get new connections.
+    pub ready: BTreeSet<String>,
+}
+
+/// One version in the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Side {
+    /// Its Deployment.
+    pub deployment: Option<Arc<Deployment>>,
+    /// The label that tells its pods apart; `None` while that cannot be told.
+    pub pin: Option<Pin>,
+    /// Its pods, terminating ones too.
+    pub pods: Vec<Arc<Pod>>,
+    /// Its Service.
+    pub service: Option<Arc<Service>>,
+    /// Pods behind that Service.
+    pub endpoints: Endpoints,
+}
+
+impl Side {
+    /// Names of its pods.
+    pub fn pod_names(&self) -> BTreeSet<&str> {
+        self.pods.iter().map(|p| p.meta.name.as_str()).collect()
+    }
+
+    /// Pods wanted.
+    pub fn wanted(&self) -> i32 {
+        self.deployment.as_ref().map_or(0, |d| d.replicas)
+    }
+}
+
+impl Observation {
+    /// Shorthand for the split's Services.
+    pub fn names(&self) -> Names<'_> {
+        Names {
+            apex: self.apex.as_ref().map_or("", |s| s.meta.name.as_str()),
+            old: &self.objects.old_service,
+            new: &self.objects.new_revision,
+        }
+    }
+
+    /// Who the update's objects belong to.
+    pub fn owner(&self) -> Owner {
+        Owner { namespace: self.meta.namespace.clone(), name: self.meta.name.clone(), uid: self.meta.uid.clone() }
+    }
+
+    /// The old version runs in the user's own Deployment.
+    pub fn old_is_workload(&self) -> bool {
+        self.workload.as_ref().is_some_and(|w| w.meta.name == self.objects.old_revision)
+    }
+
+    /// The operator holds the workload paused.
+    pub fn holds_workload(&self) -> bool {
+        self.workload.as_ref().is_some_and(|w| w.paused && w.meta.annotations.contains_key(names::PAUSED_TEMPLATE))
+    }
+
+    /// Version Services of this update that are there, ours by label and owner.
+    pub fn version_services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        [&self.old.service, &self.new.service].into_iter().flatten().filter(|s| is_service_of(s, &self.meta.uid))
+    }
+
+    /// The new version's Deployment, if it is ours.
+    pub fn new_deployment(&self) -> Option<&Arc<Deployment>> {
+        self.new.deployment.as_ref().filter(|d| is_revision_of(d, &self.objects.new_revision))
+    }
+}
+
+/// Whether a Service was made by that update: by label and by owner.
+pub fn is_service_of(service: &Service, update_uid: &str) -> bool {
+    service.meta.labels.get(names::UPDATE_UID).is_some_and(|u| u == update_uid) && service.meta.owners.iter().any(|o| o == update_uid)
+}
+
+/// Whether a Deployment was made by the operator as that revision.
+pub fn is_revision_of(deployment: &Deployment, revision: &str) -> bool {
+    deployment.meta.labels.get(names::REVISION).is_some_and(|r| r == revision) && deployment.meta.name == revision
+}
+
+/// What the driver remembers of an update between two decisions. Losing it (a crash) makes waits
+/// start again and refused writes be tried once more; it never makes one shorter.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// Since when a fact has been seen to hold without a break.
+    pub since: BTreeMap<&'static str, Time>,
+    /// What the API server refused for good, by the name of the object.
+    pub refused: BTreeMap<String, String>,
+}
+
+/// What to do about one RollingUpdate now.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// To be done in this order; the first that fails ends the plan.
+    pub actions: Vec<Action>,
+    /// To be written after the actions, if it says anything new.
+    pub status: Option<RollingUpdateStatus>,
+    /// To be published with the status.
+    pub notes: Vec<Note>,
+    /// To look again after this time even if nothing happens.
+    pub requeue: Option<Duration>,
+    /// What to remember.
+    pub memory: Memory,
+}
+
+/// An object by kind and key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub key: Key,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind.gvk().2, self.key.name)
+    }
+}
+
+/// One write, with what must still be true when it is made.
+#[derive(Clone, Debug)]
+pub struct Action {
+    /// Why, for logs.
+    pub why: &'static str,
+    /// What.
+    pub write: Write,
+    /// Read live right before it: what a destructive write depends on.
+    pub live: Vec<LiveCheck>,
+}
+
+/// The writes there are.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A JSON Patch with its own guards.
+    Patch(Target, Vec<PatchOperation>),
+    /// A new object; that one of ours is there already is success.
+    Create(Target, Value),
+    /// Deletes exactly that object.
+    Delete(Target, String),
+    /// Deletes the version Services of an update in one request; the names are what it will find.
+    DeleteServices {
+        /// Where.
+        namespace: String,
+        /// The update whose label and owner reference they carry.
+        update_uid: String,
+        /// (name, uid) of each.
+        services: Vec<(String, String)>,
+    },
+}
+
+/// What is read live before a destructive write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LiveCheck {
+    /// The Service has exactly this selector.
+    Selector(Key, BTreeMap<String, String>),
+    /// The route names none of these Services.
+    RouteWithout(Key, Vec<String>),
+}
+
+/// Something people should hear about: an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Something is not as it should be.
+    pub warning: bool,
+    /// One CamelCase word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}

@@ -1,0 +1,212 @@
+//! PENDING: nothing is touched until everything is known to be in order.
+
+use crate::api::rolling_update::{Objects, TrafficMode, Transition};
+use crate::api::{RollingUpdateStatus, State, names};
+use crate::traffic::{apex, gateway};
+
+use super::backward;
+use super::build;
+use super::decide::{Cause, Turn, other_version};
+use super::model::Observation;
+use super::status::Saying;
+use super::wish::Wish;
+use crate::api::rolling_update::Outcome;
+
+/// Why an update waits, in a word and in a sentence that says what to do.
+struct Hold(&'static str, String);
+
+/// Starts the wanted version, or says what keeps it from starting.
+pub fn pending(turn: &mut Turn<'_>, wish: &Wish) {
+    let again = turn.obs.status.state.is_terminal();
+    if again {
+        begin_anew(turn);
+    }
+    turn.status.new_version = Some(wish.version.clone());
+    turn.status.attempt = Some(wish.attempt);
+    if wish.orders.outcome == Some(Outcome::Rollback) {
+        let cause = Cause {
+            reason: "RollbackOrdered",
+            message: "spec.control.outcome is Rollback; nothing was touched".into(),
+            by: "spec.control",
+        };
+        turn.status.objects = Some(turn.obs.objects.clone());
+        backward::begin(turn, wish, &cause);
+        return;
+    }
+    if let Some(version) = already_live(turn.obs, wish) {
+        turn.status.old_version = Some(version.clone());
+        turn.status.routing = None;
+        let message = format!("version {version} carries the traffic already");
+        turn.say(Saying { refused_order: other_version(wish), ..Saying::new(State::Completed, "AlreadyLive", message) });
+        return;
+    }
+    match preconditions(turn.obs, wish) {
+        Err(Hold(reason, message)) => {
+            let state = State::Pending;
+            turn.say(Saying { refused_order: other_version(wish), ..Saying::new(state, reason, message) });
+            // Watches wake us for every object named here; this is for what no watch shows.
+            turn.wake_after(std::time::Duration::from_secs(60));
+        }
+        Ok(_) if turn.hold_on() => turn.status = turn.obs.status.clone(),
+        Ok((objects, instances)) => {
+            turn.status.old_version = turn.obs.live.as_ref().ok().map(|l| l.version.clone());
+            turn.status.objects = Some(objects);
+            turn.status.new_instances = Some(instances);
+            turn.status.routing = Some("0:1".into());
+            let message = format!("bringing out {instances} pods of version {} at 0 % traffic", wish.version);
+            turn.say(Saying { refused_order: other_version(wish), ..Saying::new(State::Deploying, "Deploying", message) });
+        }
+    }
+}
+
+/// The record of the last release makes room; its history stays, with the step to PENDING in it.
+fn begin_anew(turn: &mut Turn<'_>) {
+    let old = std::mem::take(&mut turn.status);
+    let step =
+        Transition { at: turn.now, from: old.state, to: State::Pending, reason: "NewVersionWanted".into(), by: "spec.version".into() };
+    turn.status = RollingUpdateStatus {
+        history: old.history,
+        conditions: old.conditions,
+        ready_instances: old.ready_instances,
+        ready: old.ready,
+        selector: old.selector,
+        state_since: Some(turn.now),
+        ..RollingUpdateStatus::default()
+    };
+    turn.status.history.push(step);
+}
+
+/// The version that is live, if it is the one that is wanted and no further attempt at it is.
+fn already_live(obs: &Observation, wish: &Wish) -> Option<String> {
+    let live = obs.live.as_ref().ok()?;
+    let raised = match obs.status.attempt {
+        Some(last) if obs.status.new_version.as_deref() == Some(&wish.version) => wish.attempt != last,
+        _ => wish.attempt > 1,
+    };
+    (live.version == wish.version && !raised).then(|| live.version.clone())
+}
+
+/// Checks all that must hold before the first write; the order is the order a person would look in.
+fn preconditions(obs: &Observation, wish: &Wish) -> Result<(Objects, i32), Hold> {
+    let namespace = &obs.meta.namespace;
+    let Some(workload) = &obs.workload else {
+        return Err(Hold(
+            "WorkloadNotFound",
+            format!("there is no Deployment {} in namespace {namespace}; create it or set spec.workload.name", wish.workload),
+        ));
+    };
+    if let Err(e) = build::template_version(workload, wish.container.as_deref()) {
+        return Err(Hold("ContainerNotFound", e.to_string()));
+    }
+    let Some(apex) = &obs.apex else {
+        return Err(Hold(
+            "ServiceNotFound",
+            format!("there is no Service {} in namespace {namespace}; create it or set spec.traffic.service", wish.service),
+        ));
+    };
+    let selector = apex::users_selector(apex);
+    let template = build::template(workload);
+    let carries = |(key, value): (&String, &String)| {
+        template.pointer("/metadata/labels").and_then(|l| l.get(key)).and_then(serde_json::Value::as_str) == Some(value)
+    };
+    if selector.is_empty() || !selector.iter().all(carries) {
+        return Err(Hold(
+            "ServiceDoesNotSelectWorkload",
+            format!(
+                "the selector of Service {} does not match the pods of Deployment {}; correct one of them or set spec.traffic.service",
+                wish.service, wish.workload
+            ),
+        ));
+    }
+    routes(obs, wish)?;
+    if let Some(rival) = &obs.rival {
+        return Err(Hold(
+            "AnotherUpdateActive",
+            format!("RollingUpdate {rival} is at work on Deployment {}; this one starts when that one has ended", wish.workload),
+        ));
+    }
+    let live = obs.live.as_ref().map_err(|e| Hold("LiveVersionUnknown", e.clone()))?;
+    stable(obs, &live.revision)?;
+    let instances = wish.instances.unwrap_or_else(|| obs.old.wanted());
+    let routes = obs.routes.iter().map(|r| r.meta.name.clone()).collect();
+    Ok((Objects { routes, ..obs.objects.clone() }, instances))
+}
+
+fn routes(obs: &Observation, wish: &Wish) -> Result<(), Hold> {
+    let namespace = &obs.meta.namespace;
+    let not_found = |message: String| Err(Hold("RouteNotFound", message));
+    if let Some(missing) = obs.missing_routes.first() {
+        return not_found(format!(
+            "there is no HTTPRoute {missing} in namespace {namespace}; create it or correct spec.traffic.httpRoutes"
+        ));
+    }
+    let named = |r: &&std::sync::Arc<crate::cluster::facts::HttpRoute>| gateway::names_service(r, &wish.service);
+    if let Some(stranger) = obs.routes.iter().find(|r| !named(r)) {
+        return not_found(format!(
+            "no rule of HTTPRoute {} names Service {}; add it as a backend or correct spec.traffic",
+            stranger.meta.name, wish.service
+        ));
+    }
+    let pods_wanted = wish.mode == TrafficMode::Pods || (wish.mode == TrafficMode::Auto && obs.routes.is_empty());
+    if pods_wanted {
+        return Err(Hold(
+            "PodsModeUnavailable",
+            format!(
+                "no HTTPRoute of namespace {namespace} is to be shifted for Service {}, and this build shifts traffic by routes only; add a route that names it",
+                wish.service
+            ),
+        ));
+    }
+    if obs.routes.is_empty() {
+        return not_found(format!(
+            "no HTTPRoute of namespace {namespace} names Service {}; create one or use spec.traffic.mode: Pods",
+            wish.service
+        ));
+    }
+    for route in &obs.routes {
+        if route.meta.annotations.contains_key(names::SPLIT) && !gateway::names_service(route, &wish.service) {
+            return Err(Hold(
+                "RouteInUse",
+                format!("HTTPRoute {} is split by another update; this one starts when that one has ended", route.meta.name),
+            ));
+        }
+        let steps = wish.steps.iter().map(|s| s.ratio).chain(wish.orders.routing.iter().map(|o| o.ratio));
+        gateway::check(route, obs.names(), steps).map_err(|e| Hold("RouteUnsuitable", e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// The live version must be whole and alone behind the apex, so that the pin changes nothing.
+fn stable(obs: &Observation, revision: &str) -> Result<(), Hold> {
+    let unstable = |message: String| Err(Hold("WorkloadNotStable", message));
+    let Some(deployment) = &obs.old.deployment else {
+        return unstable(format!("Deployment {revision}, recorded as live, does not exist"));
+    };
+    let d = deployment;
+    if d.observed_generation < d.meta.generation || d.available < d.replicas || (!d.paused && d.updated != d.total) || d.total != d.replicas
+    {
+        return unstable(format!(
+            "Deployment {revision} is in the middle of a rollout of its own ({} of {} pods available); wait for it or undo it",
+            d.available, d.replicas
+        ));
+    }
+    if d.replicas < 1 {
+        return unstable(format!(
+            "Deployment {revision} has no pods; scale it up first, or just apply the new image: there is no traffic to keep"
+        ));
+    }
+    if obs.old.pin.is_none() {
+        return unstable(format!("Deployment {revision} has pods of more than one ReplicaSet; wait for its rollout"));
+    }
+    let mine = obs.old.pod_names();
+    if let Some(stranger) = obs.apex_endpoints.ready.iter().find(|p| !mine.contains(p.as_str())) {
+        return unstable(format!(
+            "Service {} also sends traffic to pod {stranger}, which is not of Deployment {revision}; narrow its selector or remove that pod",
+            obs.objects.service
+        ));
+    }
+    if obs.apex_endpoints.ready.is_empty() {
+        return unstable(format!("Service {} has no ready endpoint", obs.objects.service));
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The spec, parsed once: what is wanted, with every default filled in and nothing left to check.
+
+use std::time::Duration;
+
+use crate::api::rolling_update::{CleanupPolicy, OnBreach, Outcome, RollingUpdateSpec, Thresholds, TrafficMode};
+use crate::api::{Ratio, duration};
+
+/// Steps when the spec names none: the guide's recommended progression.
+pub const DEFAULT_STEPS: [&str; 5] = ["1:9", "1:3", "1:1", "3:1", "1:0"];
+/// How long GRACE_PERIOD keeps the old version at full size (the guide's 5 minutes).
+pub const GRACE_PERIOD: Duration = Duration::from_secs(300);
+
+/// A validated spec.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wish {
+    /// `group:name`.
+    pub artifact_base: String,
+    /// The version wanted live.
+    pub version: String,
+    /// Counted from 1.
+    pub attempt: i32,
+    /// Pods of the new version; `None`: as many as the old one has.
+    pub instances: Option<i32>,
+    /// Name of the user's Deployment.
+    pub workload: String,
+    /// Container that carries the version, if named.
+    pub container: Option<String>,
+    /// Image with `{version}`, if given.
+    pub image: Option<String>,
+    /// Name of the apex Service.
+    pub service: String,
+    /// How traffic is shifted.
+    pub mode: TrafficMode,
+    /// Routes, if named.
+    pub routes: Option<Vec<String>>,
+    /// Time for the data plane after it acknowledged.
+    pub settle: Duration,
+    /// Time a version keeps its pods after its weight went to 0.
+    pub drain: Duration,
+    /// The ratios, as written and as meant.
+    pub steps: Vec<Asked>,
+    /// Least time at a step.
+    pub interval: Duration,
+    /// Longest time in DEPLOYING.
+    pub deploy_deadline: Duration,
+    /// Longest time at a step without a verdict.
+    pub analysis_deadline: Duration,
+    /// What a breach does.
+    pub on_breach: OnBreach,
+    /// Largest share of failed requests.
+    pub max_error_rate: f64,
+    /// Largest p99, in milliseconds.
+    pub max_latency_ms: i32,
+    /// Every routing change waits for a person.
+    pub manual_approval: bool,
+    /// What happens to the old version.
+    pub cleanup: CleanupPolicy,
+    /// `metrics: {none: {}}`: readiness alone decides.
+    pub readiness_decides: bool,
+    /// The orders, if they are for this version.
+    pub orders: Orders,
+}
+
+/// A ratio and how its author wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// What it means.
+    pub ratio: Ratio,
+    /// What is shown.
+    pub text: String,
+}
+
+impl Asked {
+    fn parse(field: &str, text: &str) -> Result<Self, SpecError> {
+        let ratio = text.parse().map_err(|e| SpecError { field: field.into(), message: format!("{e}") })?;
+        Ok(Self { ratio, text: text.trim().to_owned() })
+    }
+}
+
+impl From<Ratio> for Asked {
+    fn from(ratio: Ratio) -> Self {
+        Self { ratio, text: ratio.to_string() }
+    }
+}
+
+/// A person's orders for the version being brought out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Orders {
+    /// Hold this ratio.
+    pub routing: Option<Asked>,
+    /// Steps up to this one may be taken.
+    pub approved: Option<Asked>,
+    /// Hold everything.
+    pub paused: bool,
+    /// How it shall end.
+    pub outcome: Option<Outcome>,
+    /// The version they were given for, where that is not `spec.version`: they are ignored, and it is said.
+    pub for_other: Option<String>,
+}
+
+/// A field whose value the schema should have refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("spec.{field}: {message}")]
+pub struct SpecError {
+    /// Path below `spec`.
+    pub field: String,
+    /// What is wrong and what to write.
+    pub message: String,
+}
+
+impl Wish {
+    /// Parses a spec. The schema refuses what fails here; an object stored before a rule existed may still carry it.
+    pub fn parse(spec: &RollingUpdateSpec) -> Result<Self, SpecError> {
+        let error = |field: &str, message: &str| SpecError { field: field.into(), message: message.into() };
+        let workload = spec.workload.clone().unwrap_or_default();
+        let traffic = spec.traffic.clone().unwrap_or_default();
+        let progression = spec.progression.clone().unwrap_or_default();
+        let (_, name) = spec
+            .artifact_base
+            .split_once(':')
+            .ok_or_else(|| error("artifactBase", "write group:name, for example org.example:my-slice"))?;
+        let workload_name = workload.name.unwrap_or_else(|| name.to_owned());
+        let steps = match &progression.steps {
+            Some(steps) => steps.iter().map(|s| Asked::parse("progression.steps", s)).collect::<Result<Vec<_>, _>>()?,
+            None => DEFAULT_STEPS.iter().map(|s| Asked::parse("progression.steps", s)).collect::<Result<Vec<_>, _>>()?,
+        };
+        if !steps.last().is_some_and(|s| s.ratio.is_all_new()) {
+            return Err(error("progression.steps", "the last step must give the new version everything, for example 1:0"));
+        }
+        let (error_rate, latency) = match spec.thresholds.unwrap_or(Thresholds::Default) {
+            Thresholds::Default => (0.01, 500),
+            Thresholds::Strict => (0.001, 200),
+            Thresholds::Relaxed => (0.05, 1000),
+        };
+        Ok(Self {
+            artifact_base: spec.artifact_base.clone(),
+            version: spec.version.clone(),
+            attempt: spec.attempt.unwrap_or(1),
+            instances: spec.instances,
+            service: traffic.service.unwrap_or_else(|| workload_name.clone()),
+            workload: workload_name,
+            container: workload.container,
+            image: workload.image,
+            mode: traffic.mode.unwrap_or(TrafficMode::Auto),
+            routes: traffic.http_routes,
+            settle: span("traffic.settle", traffic.settle.as_deref(), 10)?,
+            drain: span("traffic.drain", traffic.drain.as_deref(), 30)?,
+            steps,
+            interval: span("progression.interval", progression.interval.as_deref(), 300)?,
+            deploy_deadline: span("progression.deployDeadline", progression.deploy_deadline.as_deref(), 600)?,
+            analysis_deadline: span("progression.analysisDeadline", progression.analysis_deadline.as_deref(), 1800)?,
+            on_breach: progression.on_breach.unwrap_or(OnBreach::Pause),
+            max_error_rate: spec.max_error_rate.unwrap_or(error_rate),
+            max_latency_ms: spec.max_latency_ms.unwrap_or(latency),
+            manual_approval: spec.require_manual_approval.unwrap_or_default(),
+            cleanup: spec.cleanup_policy.unwrap_or(CleanupPolicy::GracePeriod),
+            readiness_decides: spec.metrics.as_ref().is_some_and(|m| m.none.is_some()),
+            orders: orders(spec)?,
+        })
+    }
+
+    /// How long the old version keeps its pods after it got its last request.
+    pub fn old_version_stays(&self) -> Duration {
+        match self.cleanup {
+            CleanupPolicy::GracePeriod => self.drain.max(GRACE_PERIOD),
+            CleanupPolicy::Immediate | CleanupPolicy::Manual => self.drain,
+        }
+    }
+
+    /// The step with that ratio, counted from 1; 0 where it is none.
+    pub fn step_of(&self, ratio: Ratio) -> usize {
+        self.steps.iter().position(|s| s.ratio == ratio).map_or(0, |i| i + 1)
+    }
+}
+
+fn orders(spec: &RollingUpdateSpec) -> Result<Orders, SpecError> {
+    let Some(control) = &spec.control else { return Ok(Orders::default()) };
+    if control.version != spec.version {
+        return Ok(Orders { for_other: Some(control.version.clone()), ..Orders::default() });
+    }
+    Ok(Orders {
+        routing: control.routing.as_deref().map(|s| Asked::parse("control.routing", s)).transpose()?,
+        approved: control.approved.as_deref().map(|s| Asked::parse("control.approved", s)).transpose()?,
+        paused: control.paused.unwrap_or_default(),
+        outcome: control.outcome,
+        for_other: None,
+    })
+}
+
+fn span(field: &str, text: Option<&str>, default_seconds: u64) -> Result<Duration, SpecError> {
+    match text {
+        None => Ok(Duration::from_secs(default_seconds)),
+        Some(text) => duration::parse(text).map_err(|e| SpecError { field: field.into(), message: e.to_string() }),
+    }
+}

@@ -1,0 +1,106 @@
+//! The operator process: everything started, in order, and stopped, in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::cluster::drive::{self, Context};
+use crate::cluster::event::Publisher;
+use crate::cluster::write::Writer;
+use crate::cluster::{SharedIndex, client, watch as watches};
+
+use super::admin::{self, Health};
+use super::lease::{Candidate, Leadership};
+use super::metrics::Metrics;
+
+/// Name of the Lease.
+const LEASE: &str = "aether-operator";
+
+/// How the operator runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where probes and metrics are served.
+    pub admin: SocketAddr,
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// Who this process is; unique.
+    pub identity: String,
+    /// How long a Lease lasts.
+    pub lease: Duration,
+}
+
+/// Runs until `stop` completes or something essential ends.
+pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let client = client::connect().await?;
+    let index = Arc::new(SharedIndex::default());
+    let metrics = Metrics::default();
+    let leadership = Leadership::default();
+    let health = Health { synced: Arc::default(), alive: Arc::new(AtomicBool::new(true)), index: index.clone(), metrics: metrics.clone() };
+
+    let (news, mut heard) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    let synced = watches::start(&client, &index, &news, &mut tasks);
+    let mut serving = tokio::spawn(admin::serve(settings.admin, health.clone()));
+    let (leads, mut follows) = watch::channel(false);
+    let candidate = Candidate::new(&client, &settings.namespace, LEASE, &settings.identity, settings.lease.into(), leadership.clone());
+    tasks.spawn(candidate.run(leads));
+
+    let context = Context {
+        writer: Writer::new(client.clone(), index.clone(), leadership, metrics.clone()),
+        publisher: Publisher::new(client.clone(), &settings.identity),
+        index,
+        metrics: metrics.clone(),
+    };
+    tracing::info!(identity = settings.identity, "started");
+    let result = tokio::select! {
+        () = stop => Ok(()),
+        Some(_) = tasks.join_next() => Err(anyhow::anyhow!("a watch or the leader election ended")),
+        ended = &mut serving => Err(anyhow::anyhow!("the admin server ended: {ended:?}")),
+        () = lead(&context, &mut follows, synced, &mut heard, &health, &metrics) => Err(anyhow::anyhow!("the drive loop ended")),
+    };
+    health.alive.store(false, Ordering::Relaxed);
+    tasks.shutdown().await;
+    release(&client, &settings).await;
+    tracing::info!("stopped");
+    result
+}
+
+async fn release(client: &Client, settings: &Settings) {
+    Candidate::release(client, &settings.namespace, LEASE, &settings.identity).await;
+}
+
+/// Drives while this process leads and knows the cluster; forgets all when it does not.
+async fn lead(
+    context: &Context,
+    follows: &mut watch::Receiver<bool>,
+    mut synced: watch::Receiver<bool>,
+    heard: &mut mpsc::UnboundedReceiver<watches::News>,
+    health: &Health,
+    metrics: &Metrics,
+) {
+    if synced.wait_for(|s| *s).await.is_err() {
+        return;
+    }
+    health.synced.store(true, Ordering::Relaxed);
+    tracing::info!("the cluster is known");
+    loop {
+        // News of the time before are in the index already.
+        tokio::select! {
+            led = follows.wait_for(|l| *l) => if led.is_err() { return },
+            said = heard.recv() => if said.is_none() { return } else { continue },
+        }
+        tracing::info!("leading");
+        metrics.leads(true);
+        tokio::select! {
+            lost = follows.wait_for(|l| !*l) => if lost.is_err() { return },
+            () = drive::run(context.clone(), heard) => return,
+        }
+        tracing::warn!("not leading any more");
+        metrics.leads(false);
+    }
+}

@@ -1,0 +1,212 @@
+//! The task of one pod: asks its life what should be, and makes it so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::Options;
+use super::addresses::{Addresses, Lease};
+use super::app::App;
+use super::behaviour::Behaviour;
+use super::life::{Life, Status, Step, Wanted};
+use super::pod::{Found, PodKey, Wish};
+use super::status;
+
+/// Longest time one request to the API server may take.
+const REQUEST: Duration = Duration::from_secs(10);
+/// Wait before something that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Longest sleep: a wake-up too early does no harm, a timer for ever might.
+const LONGEST_SLEEP: Duration = Duration::from_hours(1);
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Node {
+    /// Client of the API server.
+    pub client: kube::Client,
+    /// Settings.
+    pub options: Arc<Options>,
+    /// The pod network.
+    pub addresses: Addresses,
+    /// Bounds the requests that are under way.
+    pub requests: Arc<Semaphore>,
+}
+
+/// What a request about a pod came to.
+enum Reply {
+    Done,
+    /// There is no such pod any more.
+    Gone,
+    Failed,
+}
+
+/// The machine's clock: this is the shell around the pure [`Life`].
+#[expect(clippy::disallowed_methods, reason = "see above")]
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+struct Worker {
+    node: Node,
+    key: PodKey,
+    api: Api<Pod>,
+    life: Life,
+    lease: Arc<Lease>,
+    app: Option<(u32, App)>,
+    /// The last patch of the status: some states of a pod look the same from outside.
+    published: Option<Value>,
+}
+
+/// Runs one pod until it is removed. Dropping the future is the pod's sudden end: everything it holds is closed. A pod
+/// that has an address comes with its lease.
+pub async fn run(node: Node, key: PodKey, found: Found, mut lease: Option<Lease>, mut wishes: watch::Receiver<Wish>) {
+    let lease = loop {
+        match lease.take().or_else(|| node.addresses.take()) {
+            Some(lease) => break Arc::new(lease),
+            None => sleep(AGAIN).await,
+        }
+    };
+    let life = Life::new(&found, node.options.crash_back_off, now());
+    let api = Api::namespaced(node.client.clone(), &key.namespace);
+    let mut worker = Worker { node, key, api, life, lease, app: None, published: None };
+    if found.ended {
+        // Its status says all there is to say; only its deletion is of interest.
+        drop(wishes.wait_for(|wish| wish.grace.is_some()).await);
+        while let Reply::Failed = worker.remove().await {
+            sleep(AGAIN).await;
+        }
+        return;
+    }
+    loop {
+        let wish = wishes.borrow_and_update().clone();
+        let image = wish.containers.first().map(|(_, image)| image.as_str()).unwrap_or_default();
+        let behaviour = Behaviour::parse(&wish.annotations, image, &worker.node.options);
+        let step = worker.life.step(&wish, &behaviour, now());
+        let wake = match worker.make(&wish, &behaviour, step).await {
+            Reply::Done => worker.sleep(&wish, &behaviour),
+            Reply::Failed => AGAIN,
+            Reply::Gone => return,
+        };
+        tokio::select! {
+            changed = wishes.changed() => if changed.is_err() { return },
+            () = sleep(wake) => {}
+            () = drained(worker.app.as_mut()) => worker.drained(),
+        }
+    }
+}
+
+/// Waits until an application that was asked to drain is done. Its listeners end for no other reason.
+async fn drained(app: Option<&mut (u32, App)>) {
+    match app {
+        Some((_, app)) => app.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Worker {
+    fn drained(&mut self) {
+        self.app = None;
+        self.life.drained(now());
+    }
+
+    /// How long nothing is to be done. Asked after a step was carried out, which may have taken a while.
+    fn sleep(&mut self, wish: &Wish, behaviour: &Result<Behaviour, String>) -> Duration {
+        let now = now();
+        let step = self.life.clone().step(wish, behaviour, now);
+        if self.published != Some(self.patch(wish, &step.status)) {
+            return Duration::ZERO;
+        }
+        step.wake.map_or(LONGEST_SLEEP, |wake| (wake - now).to_std().unwrap_or_default().min(LONGEST_SLEEP))
+    }
+
+    /// Carries out one step: first the application, then what is said about it.
+    async fn make(&mut self, wish: &Wish, behaviour: &Result<Behaviour, String>, step: Step) -> Reply {
+        if let Err(error) = self.make_app(wish, behaviour.as_ref().ok(), step.wanted).await {
+            warn!(pod = self.key.name, "{error:#}");
+            return Reply::Failed;
+        }
+        let patch = self.patch(wish, &step.status);
+        if self.published.as_ref() != Some(&patch) {
+            let params = PatchParams::default();
+            match self.request(self.api.patch_status(&self.key.name, &params, &Patch::Strategic(&patch))).await {
+                Reply::Done => self.published = Some(patch),
+                reply => return reply,
+            }
+        }
+        if step.remove { self.remove().await } else { Reply::Done }
+    }
+
+    fn patch(&self, wish: &Wish, status: &Status) -> Value {
+        status::patch(&self.key, wish, status, self.lease.ip(), self.node.options.host_ip)
+    }
+
+    /// Removes the pod's object. What finalizers may still hold is only an entry: nothing of it runs.
+    async fn remove(&self) -> Reply {
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: Some(self.key.uid.clone()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        // In a task of its own: the watch may tell of the removal, and so end this task, before the answer is here. To hang
+        // up then would be a failed request in the audit log.
+        let (api, name) = (self.api.clone(), self.key.name.clone());
+        let answer = tokio::spawn(async move { api.delete(&name, &params).await.map(drop) });
+        match self.request(async { answer.await.unwrap_or(Ok(())) }).await {
+            Reply::Done => Reply::Gone,
+            reply => reply,
+        }
+    }
+
+    async fn make_app(&mut self, wish: &Wish, behaviour: Option<&Behaviour>, wanted: Wanted) -> anyhow::Result<()> {
+        match (wanted, behaviour) {
+            (Wanted::Serving { run, since }, Some(behaviour)) => {
+                if let Some((_, app)) = self.app.as_ref().filter(|(running, _)| *running == run) {
+                    return Ok(app.set(&self.key.name, behaviour)?);
+                }
+                self.app = None;
+                let default = [self.node.options.port];
+                let ports = if wish.ports.is_empty() { default.as_slice() } else { wish.ports.as_slice() };
+                let age = (now() - since).to_std().unwrap_or_default();
+                let app = App::start(&self.key.name, &self.lease, ports, behaviour, age)
+                    .await
+                    .with_context(|| format!("cannot listen on {} {ports:?}", self.lease.ip()))?;
+                self.app = Some((run, app));
+            }
+            (Wanted::Draining, _) => match &self.app {
+                Some((_, app)) => app.drain(),
+                None => self.life.drained(now()),
+            },
+            (Wanted::Closed | Wanted::Serving { .. }, _) => self.app = None,
+        }
+        Ok(())
+    }
+
+    async fn request<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Reply {
+        let Ok(_permit) = self.node.requests.acquire().await else { return Reply::Gone };
+        match timeout(REQUEST, request).await {
+            Ok(Ok(_)) => Reply::Done,
+            // 409 is the answer both for another pod's uid and for too many writers at once: in the first case the watch
+            // will end this task, in the second another try is right.
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                debug!(pod = self.key.name, uid = self.key.uid, "removed by somebody else");
+                Reply::Gone
+            }
+            Ok(Err(error)) => {
+                warn!(pod = self.key.name, "{error}");
+                Reply::Failed
+            }
+            Err(_) => {
+                warn!(pod = self.key.name, "the API server does not answer");
+                Reply::Failed
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! A real Kubernetes control plane, gateway, pods and load on one machine, without containers and without root.
+//!
+//! ```no_run
+//! # async fn tests(_: &testbed::bed::Bed) {}
+//! fn main() -> anyhow::Result<()> {
+//!     testbed::binaries::Binaries::ensure()?; // while there is still a network
+//!     let namespace = testbed::namespace::enter("e2e")?; // the outer process stays in there
+//!     let runtime = tokio::runtime::Runtime::new()?;
+//!     runtime.block_on(async {
+//!         let bed = testbed::bed::Bed::boot(&namespace, Default::default()).await?;
+//!         tests(&bed).await;
+//!         bed.shutdown().await
+//!     })
+//! }
+//! ```
+//!
+//! Nothing of the product is used here: the bed must not share its errors.
+
+pub mod audit;
+pub mod bed;
+pub mod binaries;
+pub mod demo;
+pub mod gateway;
+pub mod kubelet;
+pub mod load;
+pub mod namespace;
+pub mod operator;
+pub mod pki;
+pub mod process;
+pub mod watching;

@@ -1,0 +1,114 @@
+//! The operator under test, as a person installs it: its own ServiceAccount, its own rights, its own process.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::process::Command;
+
+use crate::bed::Bed;
+use crate::process::{Process, Signal};
+
+/// User name of the operator in audit logs.
+pub const USER: &str = "system:serviceaccount:aether-system:aether-operator";
+const NAMESPACE: &str = "aether-system";
+const NAME: &str = "aether-operator";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The repository's root.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Installs definitions, rights and the finalizer policy from the repository's own manifests.
+pub async fn install(bed: &Bed) -> anyhow::Result<()> {
+    for file in ["crds/aether.dev_rollingupdates.yaml", "deploy/access.yaml", "deploy/finalizer-policy.yaml"] {
+        bed.apply_file(&repository().join(file)).await?;
+    }
+    bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/rollingupdates.aether.dev"]).await?;
+    Ok(())
+}
+
+/// A running operator process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Operator {
+    process: Process,
+}
+
+impl Operator {
+    /// Starts an operator and waits until it knows the cluster. Several may run: names tell their logs and ports apart.
+    pub async fn start(bed: &Bed, name: &str, admin_port: u16, lease: Duration) -> anyhow::Result<Self> {
+        let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, NAME).await?;
+        let mut command = Command::new(binary()?);
+        command
+            .args(["run", "--namespace", NAMESPACE, "--admin-address", &format!("127.0.0.1:{admin_port}")])
+            .args(["--lease-seconds", &lease.as_secs().to_string()])
+            .env("KUBECONFIG", kubeconfig)
+            .env("RUST_LOG", "info,aether_operator=debug,kube_client=warn");
+        let mut process = Process::spawn(bed.dir(), name, command)?;
+        process.wait_until(PATIENCE, async || is_ready(admin_port).await).await?;
+        Ok(Self { process })
+    }
+
+    /// Ends it as a crash does: SIGKILL, no goodbye to the Lease.
+    pub async fn crash(&mut self) -> anyhow::Result<()> {
+        self.process.kill().await
+    }
+
+    /// Ends it as kubelet does.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let status = self.process.terminate(Duration::from_secs(10)).await?;
+        ensure!(status.success(), "the operator ended with {status}");
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits until it ends by itself, and tells how.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        self.process.ended().await
+    }
+
+    /// Where it logs to.
+    pub fn log(&self) -> &Path {
+        self.process.log()
+    }
+
+    /// Resident memory now and at its highest, in MiB.
+    pub fn memory_mib(&self) -> anyhow::Result<(u64, u64)> {
+        let id = self.process.id().context("the operator has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find(|l| l.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        let kib = |name: &str| field(name).with_context(|| format!("no {name} in the process status"));
+        Ok((kib("VmRSS:")? / 1024, kib("VmHWM:")? / 1024))
+    }
+}
+
+/// The operator's binary, built beside this one.
+fn binary() -> anyhow::Result<PathBuf> {
+    let mine = std::env::current_exe()?;
+    mine.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(NAME))
+        .find(|path| path.is_file())
+        .context("the operator is not built yet; run `make build` first")
+}
+
+async fn is_ready(port: u16) -> bool {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer.starts_with("HTTP/1.0 200"))
+    };
+    matches!(tokio::time::timeout(Duration::from_secs(2), ask).await, Ok(Ok(true)))
+}

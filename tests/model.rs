@@ -1,0 +1,111 @@
+//! Tier 1: the real index, observation and decision against a modelled cluster, with faults, judged by invariants.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+#[path = "model/bugs.rs"]
+mod bugs;
+#[path = "model/controllers.rs"]
+mod controllers;
+#[path = "model/gateway.rs"]
+mod gateway;
+#[path = "model/invariants.rs"]
+mod invariants;
+#[path = "model/operator.rs"]
+mod operator;
+#[path = "model/random.rs"]
+mod random;
+#[path = "model/rng.rs"]
+mod rng;
+#[path = "model/scenario.rs"]
+mod scenario;
+#[path = "model/sim.rs"]
+mod sim;
+#[path = "model/table.rs"]
+mod table;
+#[path = "model/truth.rs"]
+mod truth;
+#[path = "model/world.rs"]
+mod world;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aether_operator::api::State;
+use operator::FAULTS;
+use scenario::{Scenario, When};
+use sim::{Faults, Report, run};
+
+fn play(scenario: &Scenario, faults: &Faults, seed: u64) -> Report {
+    run(scenario, faults, None, seed).unwrap_or_else(|failure| panic!("{}", failure.story))
+}
+
+#[test]
+fn happy_path() {
+    let report = play(&Scenario::new("happy"), &Faults::default(), 1);
+    assert!(
+        report.writes <= 25,
+        "{} writes:\n{}",
+        report.writes,
+        report.trace.iter().filter(|l| l.contains("OPERATOR")).cloned().collect::<Vec<_>>().join("\n")
+    );
+}
+
+/// Runs that all must go well, on all cores; says which did not, and the story of the first.
+fn play_all(runs: Vec<(Scenario, Faults, u64)>) {
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some((number, (scenario, faults, seed))) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, runs.get(n)?))) {
+                    if let Err(failure) = run(scenario, faults, None, *seed) {
+                        failed.lock().unwrap().push((number, failure));
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_by_key(|(number, _)| *number);
+    if let Some((_, first)) = failed.first() {
+        let list = failed.iter().map(|(number, f)| {
+            let (scenario, faults, seed) = &runs[*number];
+            format!("seed {seed}, {:?}, {}\n      {}: {}", faults.at, scenario.name, f.violation.0, f.violation.1)
+        });
+        panic!("{} of {} runs failed:\n{}\n\n{}", failed.len(), runs.len(), list.collect::<Vec<_>>().join("\n"), first.story);
+    }
+}
+
+#[test]
+fn every_scenario() {
+    play_all(table::all().into_iter().map(|s| (s, Faults::default(), 1)).collect());
+}
+
+/// Every write of a scenario goes wrong once, in every way.
+fn at_every_write(scenario: &Scenario) {
+    let writes = play(scenario, &Faults::default(), 1).writes;
+    let each = |fault| (0..writes).map(move |write| Faults::one(write, fault));
+    play_all(FAULTS.into_iter().flat_map(each).map(|faults| (scenario.clone(), faults, 1)).collect());
+}
+
+#[test]
+fn every_write_of_a_promotion_goes_wrong() {
+    at_every_write(&Scenario::new("promotion"));
+}
+
+#[test]
+fn every_write_of_a_rollback_goes_wrong() {
+    at_every_write(&table::rollback_when("rollback", When::Routing("1:1", 1500)));
+}
+
+#[test]
+fn every_write_of_a_late_rollback_goes_wrong() {
+    at_every_write(&table::rollback_when("late rollback", When::State(State::Completing, 3500)));
+}
+
+/// `AETHER_MODEL_RUNS` says how many, `AETHER_MODEL_SEED` where to begin.
+#[test]
+fn random_worlds() {
+    let number = |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let first: u64 = number("AETHER_MODEL_SEED", 1);
+    let seeds = first..first + number("AETHER_MODEL_RUNS", 200);
+    play_all(seeds.map(|seed| { let (scenario, faults) = random::random(seed); (scenario, faults, seed) }).collect());
+}

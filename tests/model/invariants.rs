@@ -1,0 +1,469 @@
+//! What must never happen, judged from the world and the data plane.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aether_operator::api::{State, Time, names};
+use aether_operator::cluster::facts::Kind;
+use serde_json::{Value, json};
+
+use super::gateway::Plane;
+use super::truth::{self, Shares, find, picked, ready_endpoints, version_of, versions_picked};
+use super::world::{Objects, World, int, is_deleting, is_ready, items, selects, strings, text};
+
+/// A broken invariant: its name, and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation(pub &'static str, pub String);
+
+pub type Checked = Result<(), Violation>;
+
+pub fn ensure(holds: bool, name: &'static str, what: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(Violation(name, what())) }
+}
+
+/// What the checks compare with: how it was at the start, and what happened since.
+pub struct Checker {
+    pub update: String,
+    pub apex: String,
+    pub workload: String,
+    /// The version that carries the traffic when nothing is under way.
+    pub live: String,
+    pub drain: Duration,
+    /// How old the operator's knowledge may be.
+    pub slack: Duration,
+    /// UIDs of what the operator made.
+    pub made: BTreeSet<String>,
+    /// Rules of each route as their author wrote them.
+    pub users_rules: BTreeMap<String, Value>,
+    pub users_selector: BTreeMap<String, String>,
+    /// When traffic last could reach a version.
+    pub reached: BTreeMap<String, Time>,
+    /// Versions that traffic can reach now.
+    reaches: BTreeSet<String>,
+    /// Ready endpoints of versions over time.
+    ready: VecDeque<(Time, BTreeMap<String, usize>)>,
+    /// Orders over time.
+    orders: VecDeque<(Time, Value)>,
+}
+
+impl Checker {
+    pub fn new(world: &World, update: &str, name: &str, live: &str, drain: Duration) -> Self {
+        let rules = truth::all(&world.objects, Kind::HttpRoute).map(|(n, r)| (n.to_owned(), r["spec"]["rules"].clone()));
+        Self {
+            update: update.into(),
+            apex: name.into(),
+            workload: name.into(),
+            live: live.into(),
+            drain,
+            slack: Duration::from_secs(2),
+            made: BTreeSet::new(),
+            users_rules: rules.collect(),
+            users_selector: find(&world.objects, Kind::Service, name).map(|s| strings(s, "/spec/selector")).unwrap_or_default(),
+            reached: BTreeMap::new(),
+            reaches: BTreeSet::new(),
+            ready: VecDeque::new(),
+            orders: VecDeque::new(),
+        }
+    }
+
+    pub fn state(&self, objects: &Objects) -> State {
+        let state = find(objects, Kind::RollingUpdate, &self.update).map(|u| u["status"]["state"].clone());
+        state.and_then(|s| serde_json::from_value(s).ok()).unwrap_or_default()
+    }
+
+    /// Looks at the world as it is now.
+    pub fn look(&mut self, world: &World, plane: &Plane) -> Checked {
+        self.remember(world, plane);
+        let objects = &world.objects;
+        self.traffic_in_the_api(objects)?;
+        self.traffic_in_force(objects, plane)?;
+        self.callers_of_the_service(objects)?;
+        self.pause_outlives_pins(objects)?;
+        one_at_a_time(objects)
+    }
+
+    /// Nothing has changed since the last look.
+    pub fn still(&mut self, now: Time) {
+        self.reached.extend(self.reaches.iter().map(|v| (v.clone(), now)));
+    }
+
+    fn remember(&mut self, world: &World, plane: &Plane) {
+        let (objects, now) = (&world.objects, world.now);
+        let version = |pod: &String| find(objects, Kind::Pod, pod).map(|p| version_of(p).to_owned());
+        let mut reached = BTreeSet::new();
+        for backend in plane.routing.values().flatten().flatten().filter(|b| b.weight > 0) {
+            reached.extend(plane.pods(backend).into_iter().flatten().filter_map(version));
+        }
+        reached.extend(plane.proxy.get(&self.apex).into_iter().flatten().filter_map(version));
+        self.reaches = reached;
+        self.still(now);
+
+        let mut ready: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, service) in truth::all(objects, Kind::Service) {
+            if truth::is_operators_service(service) {
+                for (v, n) in count(ready_endpoints(objects, name).iter().filter_map(version)) {
+                    let known = ready.entry(v).or_default();
+                    *known = n.max(*known);
+                }
+            }
+        }
+        push(&mut self.ready, now, ready, self.slack);
+        let spec = find(objects, Kind::RollingUpdate, &self.update).map(|u| u["spec"].clone()).unwrap_or_default();
+        push(&mut self.orders, now, spec, self.slack);
+    }
+
+    fn ready_lately(&self, version: &str) -> usize {
+        self.ready.iter().filter_map(|(_, r)| r.get(version)).copied().max().unwrap_or_default()
+    }
+
+    /// R1, R10: every backend that gets traffic has ready endpoints; foreign backends keep their share.
+    fn traffic_in_the_api(&self, objects: &Objects) -> Checked {
+        for (route, object) in truth::all(objects, Kind::HttpRoute) {
+            for (index, rule) in items(object, "/spec/rules").enumerate() {
+                let backends = || items(rule, "/backendRefs").filter(|b| int(b, "/weight") > 0);
+                for backend in backends() {
+                    let service = text(backend, "/name");
+                    ensure(!ready_endpoints(objects, service).is_empty(), "R1", || {
+                        format!("rule {index} of route {route} sends traffic to {service}, which has no ready endpoint")
+                    })?;
+                }
+                ensure(backends().next().is_some(), "R10", || format!("rule {index} of route {route} sends traffic nowhere"))?;
+            }
+        }
+        for ((route, index), now) in truth::shares(objects, &self.apex) {
+            let Some(rules) = self.users_rules.get(&route) else { continue };
+            let users = items(&rules[index], "/backendRefs").map(|b| (text(b, "/name"), int(b, "/weight")));
+            let (mut apex, mut foreign) = (0, 0);
+            users.for_each(|(name, weight)| *if name == self.apex { &mut apex } else { &mut foreign } += weight);
+            ensure(now.foreign * (apex + foreign) == foreign * (now.total() + now.foreign), "foreign share", || {
+                format!("rule {index} of route {route}: other backends had {foreign} of {}, now {now:?}", apex + foreign)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// R10 where it counts: the data plane sends no request to nobody or to a pod that is gone.
+    fn traffic_in_force(&self, objects: &Objects, plane: &Plane) -> Checked {
+        for (route, rules) in &plane.routing {
+            for backend in rules.iter().flatten().filter(|b| b.weight > 0) {
+                let pods = plane.pods(backend);
+                ensure(pods.is_some_and(|p| !p.is_empty()), "R10", || {
+                    format!("the data plane sends requests of route {route} to {}, behind which it knows nobody", backend.service)
+                })?;
+                for pod in pods.into_iter().flatten() {
+                    ensure(find(objects, Kind::Pod, pod).is_some(), "R10", || {
+                        format!("the data plane sends requests of route {route} to pod {pod}, which is gone")
+                    })?;
+                }
+            }
+        }
+        for pod in plane.proxy.get(&self.apex).into_iter().flatten() {
+            ensure(find(objects, Kind::Pod, pod).is_some(), "R10", || format!("callers of {} reach pod {pod}, which is gone", self.apex))?;
+        }
+        Ok(())
+    }
+
+    /// R11: behind the apex is one version, and which one changes only by the flip.
+    fn callers_of_the_service(&self, objects: &Objects) -> Checked {
+        let versions = versions_picked(objects, &self.apex);
+        let state = self.state(objects);
+        ensure(versions.len() <= 1 || state == State::Completed, "R11", || format!("Service {} selects pods of {versions:?}", self.apex))?;
+        if !matches!(state, State::Completing | State::Completed | State::Pending) {
+            ensure(versions.iter().all(|v| *v == self.live), "R11", || {
+                format!("Service {} selects pods of {versions:?} in {state}; {} is live", self.apex, self.live)
+            })?;
+        }
+        ensure(picked(objects, &self.apex).iter().any(|p| is_ready(p)), "R10", || format!("Service {} selects no ready pod", self.apex))
+    }
+
+    /// T3: a Deployment is never unpaused while a selector names the hash of its pods.
+    fn pause_outlives_pins(&self, objects: &Objects) -> Checked {
+        let Some(workload) = find(objects, Kind::Deployment, &self.workload) else { return Ok(()) };
+        if workload.pointer("/spec/paused").is_some() {
+            return Ok(());
+        }
+        let pods: Vec<_> = truth::all(objects, Kind::Pod).map(|(_, p)| p).collect();
+        for (name, service) in truth::all(objects, Kind::Service) {
+            let selector = strings(service, "/spec/selector");
+            let named =
+                selector.contains_key(names::POD_TEMPLATE_HASH) && pods.iter().any(|p| selects(&selector, &strings(p, "/metadata/labels")));
+            ensure(!named, "T3", || format!("{} is not paused, and Service {name} names the hash of its pods", self.workload))?;
+        }
+        Ok(())
+    }
+
+    /// How it must be when all is over and quiet.
+    pub fn at_rest(&self, objects: &Objects, keeps_pin: bool, keeps_pause: bool) -> Checked {
+        for (name, rules) in &self.users_rules {
+            let now = find(objects, Kind::HttpRoute, name).map(|r| r["spec"]["rules"].clone());
+            ensure(now.as_ref() == Some(rules), "leftovers", || format!("route {name} was {rules}, is {now:?}"))?;
+        }
+        let selector = find(objects, Kind::Service, &self.apex).map(|s| strings(s, "/spec/selector")).unwrap_or_default();
+        ensure(keeps_pin || selector == self.users_selector, "leftovers", || format!("the apex selects {selector:?}"))?;
+        for (name, service) in truth::all(objects, Kind::Service) {
+            let ours = truth::is_operators_service(service) && self.made.contains(text(service, "/metadata/uid"));
+            ensure(!ours, "leftovers", || format!("Service {name} is left"))?;
+        }
+        for ((kind, key), object) in objects {
+            let notes = strings(object, "/metadata/annotations");
+            let kept = notes.contains_key(names::SPLIT) || (notes.contains_key(names::PAUSED_TEMPLATE) && !keeps_pause);
+            ensure(!kept, "leftovers", || format!("{} {key} still carries {:?}", kind.gvk().2, notes.keys()))?;
+        }
+        for (name, deployment) in truth::all(objects, Kind::Deployment) {
+            let lost = self.made.contains(text(deployment, "/metadata/uid")) && version_of(deployment) != self.live;
+            ensure(!lost || keeps_pin, "leftovers", || format!("Deployment {name} is left; {} is live", self.live))?;
+        }
+        let workload = find(objects, Kind::Deployment, &self.workload);
+        ensure(keeps_pause || workload.is_none_or(|w| w.pointer("/spec/paused").is_none()), "leftovers", || {
+            "the workload is left paused".into()
+        })?;
+        let behind = versions_picked(objects, &self.apex);
+        ensure(behind == BTreeSet::from([self.live.clone()]), "leftovers", || {
+            format!("behind the apex is {behind:?}, live is {}", self.live)
+        })
+    }
+}
+
+/// R7: of the updates of one workload one is under way.
+fn one_at_a_time(objects: &Objects) -> Checked {
+    let active = |u: &Value| serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_active);
+    let busy: Vec<_> = truth::all(objects, Kind::RollingUpdate).filter(|(_, u)| active(u)).map(|(n, _)| n).collect();
+    ensure(busy.len() <= 1, "R7", || format!("{busy:?} are under way at once"))
+}
+
+fn count(versions: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    versions.for_each(|v| *counts.entry(v).or_default() += 1);
+    counts
+}
+
+/// Keeps what was so within `slack`, and the last that was so before.
+fn push<T: PartialEq>(samples: &mut VecDeque<(Time, T)>, now: Time, sample: T, slack: Duration) {
+    if samples.back().is_none_or(|(_, last)| *last != sample) {
+        samples.push_back((now, sample));
+    }
+    while samples.len() > 1 && samples[1].0 + slack < now {
+        samples.pop_front();
+    }
+}
+
+/// One write of the operator, and the world around it.
+pub struct Written<'a> {
+    pub kind: Kind,
+    pub name: &'a str,
+    pub before: &'a Objects,
+    pub after: &'a Objects,
+    pub plane: &'a Plane,
+    pub now: Time,
+    pub status: bool,
+}
+
+impl Checker {
+    /// Judges a write of the operator.
+    pub fn judge(&mut self, w: &Written<'_>) -> Checked {
+        let (old, new) = (find(w.before, w.kind, w.name), find(w.after, w.kind, w.name));
+        if let (None, Some(new)) = (old, new) {
+            self.made.insert(text(new, "/metadata/uid").to_owned());
+        }
+        self.only_ours(w, old, new)?;
+        match w.kind {
+            Kind::RollingUpdate => self.states(w, old, new),
+            Kind::Deployment => self.capacity(w, old, new),
+            Kind::Service if w.name == self.apex => self.selector(w),
+            Kind::HttpRoute => self.weights(w),
+            _ => Ok(()),
+        }
+    }
+
+    /// R6, R8: what is written to, and which fields of it.
+    fn only_ours(&self, w: &Written<'_>, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) -> Checked {
+        let (what, ours) = (format!("{} {}", w.kind.gvk().2, w.name), |o: &Value| self.made.contains(text(o, "/metadata/uid")));
+        match (old, new) {
+            (Some(old), None) if w.kind != Kind::RollingUpdate => {
+                ensure(ours(old), "R6", || format!("{what} was deleted, and was not made by the operator"))
+            }
+            (Some(old), Some(new)) => {
+                let mut stripped = [(**old).clone(), (**new).clone()];
+                for object in &mut stripped {
+                    let meta = object["metadata"].as_object_mut().unwrap();
+                    ["resourceVersion", "generation"].iter().for_each(|f| drop(meta.remove(*f)));
+                    meta.retain(|k, _| !(k == "finalizers" && w.kind == Kind::RollingUpdate));
+                    if let Some(notes) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
+                        notes.retain(|k, _| !k.starts_with("aether.dev/"));
+                    }
+                    meta.retain(|k, v| k != "annotations" || v.as_object().is_some_and(|a| !a.is_empty()));
+                    match w.kind {
+                        Kind::RollingUpdate if w.status => object["status"] = Value::Null,
+                        Kind::Deployment if w.name == self.workload => {
+                            let spec = object["spec"].as_object_mut().unwrap();
+                            ["paused", "replicas"].iter().for_each(|f| drop(spec.remove(*f)));
+                        }
+                        Kind::Service if w.name == self.apex => object["spec"]["selector"] = Value::Null,
+                        Kind::HttpRoute if self.users_rules.contains_key(w.name) => {
+                            for rule in object["spec"]["rules"].as_array_mut().unwrap() {
+                                rule["backendRefs"] = self.without_versions(w, &rule["backendRefs"]);
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+                let [old, new] = stripped;
+                let name = if w.kind == Kind::RollingUpdate { "R8" } else { "R6" };
+                ensure(old == new, name, || format!("{what} was changed where it is not the operator's: {old} -> {new}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Backends with the version Services folded into the apex and without weights: what is the user's.
+    fn without_versions(&self, w: &Written<'_>, backends: &Value) -> Value {
+        let mut folded: Vec<Value> = Vec::new();
+        for backend in items(backends, "") {
+            let mut backend = backend.clone();
+            let service = find(w.before, Kind::Service, text(&backend, "/name"));
+            if service.is_some_and(|s| truth::is_operators_service(s)) {
+                backend["name"] = json!(self.apex);
+            }
+            backend["weight"] = Value::Null;
+            if folded.last() != Some(&backend) {
+                folded.push(backend);
+            }
+        }
+        json!(folded)
+    }
+
+    /// R5, and that what an end state says is true.
+    fn states(&mut self, w: &Written<'_>, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) -> Checked {
+        let (Some(old), Some(new)) = (old, new) else { return Ok(()) };
+        let state = |u: &Value| serde_json::from_value::<State>(u["status"]["state"].clone()).unwrap_or_default();
+        let (from, to) = (state(old), state(new));
+        ensure(aether_operator::rollout::transitions::is_legal(from, to), "R5", || format!("{} went from {from} to {to}", w.name))?;
+        if from == to || w.name != self.update {
+            return Ok(());
+        }
+        let kept = text(new, "/spec/cleanupPolicy") == "MANUAL";
+        let there = |version: &str| {
+            truth::all(w.after, Kind::Pod).any(|(_, p)| version_of(p) == version && owner_is_ours(w.after, p, &self.workload))
+        };
+        if to == State::Completed && text(new, "/status/newVersion") != self.live {
+            let winner = text(new, "/status/newVersion").to_owned();
+            ensure(kept || !there(&self.live), "end", || format!("COMPLETED, and pods of {} are there", self.live))?;
+            ensure(versions_picked(w.after, &self.apex).contains(&winner), "end", || {
+                format!("COMPLETED, and callers do not reach {winner}")
+            })?;
+            self.live = winner;
+        }
+        if matches!(to, State::RolledBack | State::Failed) {
+            let loser = text(new, "/status/newVersion");
+            ensure(loser == self.live || !there(loser), "end", || format!("{to}, and pods of {loser} are there"))?;
+        }
+        Ok(())
+    }
+
+    /// R2 and "down: weight, confirmed, drain, then capacity", for either version.
+    fn capacity(&self, w: &Written<'_>, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) -> Checked {
+        let Some(old) = old else { return Ok(()) };
+        let size = |d: Option<&Arc<Value>>| d.filter(|d| !is_deleting(d)).map_or(0, |d| int(d, "/spec/replicas"));
+        if size(new) >= size(Some(old)) {
+            return Ok(());
+        }
+        let (version, state) = (version_of(old), self.state(w.before));
+        if version == self.live {
+            ensure(state == State::Completing, "R2", || format!("{} of live version {version} was shrunk in {state}", w.name))?;
+        }
+        for (rule, shares) in truth::shares(w.before, &self.apex) {
+            ensure(shares.of(version) == 0, "R2", || format!("{} was shrunk while rule {rule:?} sends it {shares:?}", w.name))?;
+        }
+        ensure(!versions_picked(w.before, &self.apex).contains(version), "R2", || format!("{} was shrunk behind the apex", w.name))?;
+        if let Some(reached) = self.reached.get(version) {
+            let quiet = (w.now - *reached).to_std().unwrap_or_default();
+            ensure(quiet >= self.drain, "drain", || {
+                format!("{} was shrunk {quiet:?} after traffic could last reach {version}; drain is {:?}", w.name, self.drain)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The pin changes nothing, the flip comes after x:0 is in force, and nobody is left without endpoints.
+    fn selector(&self, w: &Written<'_>) -> Checked {
+        let names = |objects| -> BTreeSet<String> {
+            picked(objects, &self.apex).into_iter().filter(|p| is_ready(p)).map(|p| text(p, "/metadata/name").to_owned()).collect()
+        };
+        let (before, after) = (names(w.before), names(w.after));
+        let selector = |objects| find(objects, Kind::Service, &self.apex).map(|s| strings(s, "/spec/selector")).unwrap_or_default();
+        let (old, new) = (selector(w.before), selector(w.after));
+        let whole = |s: &BTreeMap<String, String>| *s == self.users_selector;
+        if whole(&old) || whole(&new) {
+            return ensure(before == after, "pin", || format!("{old:?} -> {new:?} changed the endpoints from {before:?} to {after:?}"));
+        }
+        let to = truth::version_behind(w.after, &self.apex).unwrap_or_default();
+        if to != self.live {
+            for (rule, shares) in truth::shares(w.before, &self.apex) {
+                let forced = self.in_force(w, &rule);
+                let done = |s: &Shares| s.total() == 0 || s.of(&self.live) == 0;
+                ensure(done(&shares) && forced.as_ref().is_none_or(done), "flip", || {
+                    format!("the apex went to {to} while rule {rule:?} says {shares:?}, in force is {forced:?}")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn in_force(&self, w: &Written<'_>, (route, rule): &(String, usize)) -> Option<Shares> {
+        let backends = w.plane.routing.get(route)?.get(*rule)?;
+        truth::of_backends(w.before, &self.apex, backends.iter().map(|b| (b.service.as_str(), b.weight)))
+    }
+
+    /// R1, R3, R4 and "confirmed and settled first", for every rise of a version that is not live.
+    fn weights(&self, w: &Written<'_>) -> Checked {
+        let before = truth::shares(w.before, &self.apex);
+        for (rule, now) in truth::shares(w.after, &self.apex) {
+            let Some(was) = before.get(&rule) else { continue };
+            if !now.rises_from(was, &self.live) {
+                continue;
+            }
+            self.rise(w, &rule, was, &now)?;
+        }
+        Ok(())
+    }
+
+    fn rise(&self, w: &Written<'_>, rule: &(String, usize), was: &Shares, now: &Shares) -> Checked {
+        let state = self.state(w.before);
+        ensure(matches!(state, State::Deployed | State::Routing), "R3", || format!("{rule:?} rose to {now:?} in {state}"))?;
+        let forced = self.in_force(w, rule);
+        ensure(forced.as_ref().is_some_and(|f| f.is_as(was)), "settle", || {
+            format!("{rule:?} rose to {now:?} while {forced:?} was in force, not yet {was:?}")
+        })?;
+        let new = now.versions.keys().find(|v| **v != self.live).cloned().unwrap_or_default();
+        let all = usize::try_from(find_version(w.after, &new).map_or(1, |d| int(d, "/spec/replicas"))).unwrap();
+        let needed = (usize::try_from(now.not_of(&self.live)).unwrap() * all).div_ceil(usize::try_from(now.total()).unwrap());
+        let ready = self.ready_lately(&new);
+        ensure(ready >= needed.max(1), "R1", || {
+            format!("{rule:?} rose to {now:?} with {ready} of {all} endpoints ready, {needed} needed")
+        })?;
+        let ordered = self.orders.iter().any(|(_, spec)| {
+            let control = &spec["control"];
+            text(control, "/version") == new
+                && text(control, "/routing").parse::<aether_operator::api::Ratio>().is_ok_and(|r| {
+                    let (n, o) = r.reduced();
+                    i64::from(n) * now.total() == now.not_of(&self.live) * i64::from(n + o)
+                })
+        });
+        let by_itself = self.orders.iter().any(|(_, s)| s["control"]["routing"].is_null() && s["control"]["paused"] != true);
+        ensure(ordered || (by_itself && ready >= all), "R4", || {
+            format!("{rule:?} rose to {now:?} with {ready} of {all} ready and no order for it")
+        })
+    }
+}
+
+/// Whether a pod belongs, over its ReplicaSet, to the workload or to a Deployment made from it; orphans do.
+fn owner_is_ours(objects: &Objects, pod: &Value, workload: &str) -> bool {
+    let app = |o: &Value| text(o, "/metadata/labels/app").to_owned();
+    let template = find(objects, Kind::Deployment, workload).map(|w| text(w, "/spec/template/metadata/labels/app").to_owned());
+    template.is_none_or(|t| t == app(pod))
+}
+
+fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
+    truth::all(objects, Kind::Deployment).map(|(_, d)| d).find(|d| version_of(d) == version && int(d, "/spec/replicas") > 0)
+}

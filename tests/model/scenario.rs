@@ -1,0 +1,205 @@
+//! What a run starts from, what people do in it, and how it should end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aether_operator::api::{State, names};
+use aether_operator::cluster::facts::Kind;
+use serde_json::{Value, json};
+
+use super::controllers::Timing;
+use super::world::{NS, World};
+
+/// When people act; counted in milliseconds since that became so, or since they last acted.
+#[derive(Clone, Debug)]
+pub enum When {
+    State(State, u64),
+    Routing(&'static str, u64),
+    After(u64),
+}
+
+/// What people do.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// A merge patch of the RollingUpdate's spec.
+    Spec(Value),
+    /// A merge patch of the workload's pod template.
+    Template(Value),
+    /// They delete the RollingUpdate.
+    Delete,
+    /// The API server takes everything again.
+    Allow,
+    /// Nothing; the script waits until it is so.
+    Look,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    State(State),
+    Gone,
+    /// Any end: a terminal state, or no RollingUpdate any more.
+    Over,
+}
+
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub name: String,
+    pub updates: Vec<Value>,
+    pub routes: Vec<Value>,
+    pub replicas: i32,
+    pub script: Vec<(When, Act)>,
+    pub goal: Goal,
+    pub live_at_end: Option<String>,
+    pub timing: Timing,
+    pub dials_pods: bool,
+    pub drain: Duration,
+    pub deadline: Duration,
+    pub broken: BTreeSet<String>,
+    pub refused: BTreeSet<String>,
+    /// A manifest owns the workload's `replicas`.
+    pub replicas_owned: bool,
+    pub keeps_pin: bool,
+    pub keeps_pause: bool,
+}
+
+impl Scenario {
+    /// 1.0.0 -> 2.0.0 in the five steps of the guide, with times that make a run short.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            updates: vec![update("web", "2.0.0")],
+            routes: vec![route("web", &json!([[("web", 1)]]))],
+            replicas: 3,
+            script: Vec::new(),
+            goal: Goal::State(State::Completed),
+            live_at_end: Some("2.0.0".into()),
+            timing: Timing::default(),
+            dials_pods: true,
+            drain: Duration::from_secs(5),
+            deadline: Duration::from_secs(900),
+            broken: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            replicas_owned: false,
+            keeps_pin: false,
+            keeps_pause: false,
+        }
+    }
+
+    /// The same with something else in the spec.
+    pub fn with(mut self, field: &str, value: Value) -> Self {
+        for update in &mut self.updates {
+            update["spec"][field] = value.clone();
+        }
+        self
+    }
+
+    pub fn routes(mut self, routes: Vec<Value>) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// People do something when it is so.
+    pub fn when(mut self, when: When, act: Act) -> Self {
+        self.script.push((when, act));
+        self
+    }
+
+    pub fn orders(self, when: When, mut control: Value) -> Self {
+        if control.get("version").is_none() {
+            control["version"] = json!("2.0.0");
+        }
+        self.when(when, Act::Spec(json!({"control": control})))
+    }
+
+    pub fn ends(mut self, goal: Goal, live: &str) -> Self {
+        (self.goal, self.live_at_end) = (goal, (!live.is_empty()).then(|| live.to_owned()));
+        self
+    }
+
+    pub fn rolled_back(self) -> Self {
+        self.ends(Goal::State(State::RolledBack), "1.0.0")
+    }
+
+    /// The user's own objects, and some of others that look like it.
+    pub fn build(&self, world: &mut World) {
+        let mut objects = vec![
+            (Kind::Deployment, workload("web", "1.0.0", self.replicas)),
+            (Kind::Service, service("web", &json!({"app": "web"}))),
+            (Kind::Deployment, workload("other", "7.7.7", 1)),
+            (Kind::Service, service("other", &json!({"app": "other"}))),
+        ];
+        if self.replicas_owned {
+            objects[0].1["metadata"]["managedFields"] = json!([{
+                "manager": "gitops", "operation": "Apply", "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}},
+            }]);
+        }
+        objects.push((Kind::HttpRoute, route("elsewhere", &json!([[("other", 1)]]))));
+        objects.extend(self.routes.iter().map(|r| (Kind::HttpRoute, r.clone())));
+        let mut namesakes = objects.clone();
+        namesakes.truncate(2);
+        for (_, object) in &mut namesakes {
+            object["metadata"]["namespace"] = json!("elsewhere");
+        }
+        for (kind, object) in objects.into_iter().chain(namesakes) {
+            world.create(kind, object, "user").unwrap();
+        }
+    }
+}
+
+pub fn update(name: &str, version: &str) -> Value {
+    json!({
+        "apiVersion": "aether.dev/v1alpha1", "kind": "RollingUpdate",
+        "metadata": {"name": name, "namespace": NS, "finalizers": [names::FINALIZER]},
+        "spec": {
+            "artifactBase": "org.example:web", "version": version, "cleanupPolicy": "IMMEDIATE",
+            "traffic": {"settle": "3s", "drain": "5s"},
+            "progression": {"steps": ["1:9", "1:3", "1:1", "3:1", "1:0"], "interval": "4s", "deployDeadline": "60s"},
+            "metrics": {"none": {}},
+        },
+    })
+}
+
+fn workload(name: &str, version: &str, replicas: i32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": NS, "labels": {"app": name}, "annotations": {"deployment.kubernetes.io/revision": "1"}},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": name}}, "progressDeadlineSeconds": 600,
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "app", "image": format!("registry.example:5000/{name}:{version}"), "env": [{"name": "A", "value": "1"}]}]},
+            },
+        },
+    })
+}
+
+fn service(name: &str, selector: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NS},
+        "spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "ports": [{"name": "http", "port": 80, "targetPort": 8080}], "selector": selector},
+    })
+}
+
+/// A route as the API server stores it, with its defaults; rules are lists of (Service, weight).
+pub fn route(name: &str, rules: &Value) -> Value {
+    let rules: Vec<Value> = rules
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+        .map(|(at, backends)| {
+            let refs = backends.as_array().unwrap().iter().map(|b| json!({"group": "", "kind": "Service", "name": b[0], "port": 80, "weight": b[1]}));
+            let mut rule = json!({"matches": [{"path": {"type": "PathPrefix", "value": format!("/{at}")}}], "backendRefs": refs.collect::<Vec<_>>()});
+            if at > 0 {
+                rule["filters"] = json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-rule", "value": at.to_string()}]}}]);
+                rule["someday"] = json!({"field": "of a version this build has never heard of"});
+            }
+            rule
+        })
+        .collect();
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": NS},
+        "spec": {"hostnames": [format!("{name}.example")], "parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "public"}], "rules": rules},
+    })
+}

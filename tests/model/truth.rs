@@ -1,0 +1,128 @@
+//! What is so, read from the world and from nothing the operator says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aether_operator::api::names;
+use aether_operator::cluster::facts::{Key, Kind};
+use serde_json::Value;
+
+use super::controllers::tag;
+use super::world::{NS, Objects, at, int, items, selects, strings, text};
+
+pub fn find<'a>(objects: &'a Objects, kind: Kind, name: &str) -> Option<&'a Arc<Value>> {
+    objects.get(&(kind, Key::new(NS, name)))
+}
+
+pub fn all(objects: &Objects, kind: Kind) -> impl Iterator<Item = (&str, &Value)> {
+    let from = objects.range((kind, Key::new(NS, ""))..);
+    from.take_while(move |((k, key), _)| *k == kind && key.namespace == NS).map(|((_, key), o)| (key.name.as_str(), &**o))
+}
+
+/// The version a pod or a Deployment's template runs.
+pub fn version_of(object: &Value) -> &str {
+    tag(at(object, "/spec/template/spec").unwrap_or(&object["spec"]))
+}
+
+pub fn is_operators_service(service: &Value) -> bool {
+    strings(service, "/metadata/labels").contains_key(names::UPDATE_UID)
+}
+
+/// Pods a Service's selector picks, in any phase.
+pub fn picked<'a>(objects: &'a Objects, service: &str) -> Vec<&'a Value> {
+    let Some(service) = find(objects, Kind::Service, service) else { return Vec::new() };
+    let selector = strings(service, "/spec/selector");
+    all(objects, Kind::Pod).map(|(_, p)| p).filter(|p| selects(&selector, &strings(p, "/metadata/labels"))).collect()
+}
+
+pub fn versions_picked(objects: &Objects, service: &str) -> BTreeSet<String> {
+    picked(objects, service).into_iter().map(|p| version_of(p).to_owned()).collect()
+}
+
+/// The one version that a Service is for: by its pin, else by its pods.
+pub fn version_behind(objects: &Objects, service: &str) -> Option<String> {
+    let selector = strings(find(objects, Kind::Service, service)?, "/spec/selector");
+    if let Some(revision) = selector.get(names::REVISION)
+        && let Some(deployment) = find(objects, Kind::Deployment, revision)
+    {
+        return Some(version_of(deployment).to_owned());
+    }
+    if let Some(hash) = selector.get(names::POD_TEMPLATE_HASH) {
+        let set = all(objects, Kind::ReplicaSet).find(|(_, s)| strings(s, "/metadata/labels").get(names::POD_TEMPLATE_HASH) == Some(hash));
+        return set.map(|(_, s)| version_of(s).to_owned());
+    }
+    let mut versions = versions_picked(objects, service).into_iter();
+    versions.next().filter(|_| versions.next().is_none())
+}
+
+/// Ready endpoints of a Service by its EndpointSlices.
+pub fn ready_endpoints(objects: &Objects, service: &str) -> BTreeSet<String> {
+    all(objects, Kind::EndpointSlice)
+        .filter(|(_, s)| text(s, "/metadata/labels/kubernetes.io~1service-name") == service)
+        .flat_map(|(_, s)| items(s, "/endpoints"))
+        .filter(|e| e["conditions"]["ready"] == true)
+        .map(|e| text(e, "/targetRef/name").to_owned())
+        .collect()
+}
+
+/// One rule's traffic: what goes to Services of the update, by version, and what goes elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    pub versions: BTreeMap<String, i64>,
+    pub foreign: i64,
+}
+
+impl Shares {
+    pub fn total(&self) -> i64 {
+        self.versions.values().sum()
+    }
+
+    /// Weight of every version but that one.
+    pub fn not_of(&self, version: &str) -> i64 {
+        self.versions.iter().filter(|(v, _)| *v != version).map(|(_, w)| w).sum()
+    }
+
+    pub fn of(&self, version: &str) -> i64 {
+        self.versions.get(version).copied().unwrap_or_default()
+    }
+
+    /// Whether versions other than `live` get a larger share here than there.
+    pub fn rises_from(&self, before: &Self, live: &str) -> bool {
+        before.total() > 0 && self.not_of(live) * before.total() > before.not_of(live) * self.total()
+    }
+
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.versions.keys().chain(other.versions.keys()).all(|v| self.of(v) * other.total() == other.of(v) * self.total())
+    }
+}
+
+/// What each (route, rule) of the API says, for rules that concern the update.
+pub fn shares(objects: &Objects, apex: &str) -> BTreeMap<(String, usize), Shares> {
+    let mut found = BTreeMap::new();
+    for (name, route) in all(objects, Kind::HttpRoute) {
+        for (index, rule) in items(route, "/spec/rules").enumerate() {
+            let backends = items(rule, "/backendRefs").map(|b| (text(b, "/name"), int(b, "/weight")));
+            if let Some(shares) = of_backends(objects, apex, backends) {
+                found.insert((name.to_owned(), index), shares);
+            }
+        }
+    }
+    found
+}
+
+/// `None`: nothing of the update is among these backends.
+pub fn of_backends<'a>(objects: &Objects, apex: &str, backends: impl Iterator<Item = (&'a str, i64)>) -> Option<Shares> {
+    let mut shares = Shares::default();
+    let mut concerned = false;
+    for (service, weight) in backends {
+        let object = find(objects, Kind::Service, service);
+        if service == apex || object.is_some_and(|s| is_operators_service(s)) {
+            concerned = true;
+            let version = version_behind(objects, service).unwrap_or_else(|| format!("nothing behind {service}"));
+            *shares.versions.entry(version).or_default() += weight;
+        } else {
+            shares.foreign += weight;
+        }
+    }
+    concerned.then_some(shares)
+}
