@@ -25,6 +25,8 @@ mod table;
 mod truth;
 #[path = "model/world.rs"]
 mod world;
+#[path = "model/writes.rs"]
+mod writes;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,7 +57,9 @@ fn play_all(runs: Vec<(Scenario, Faults, u64)>) {
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
-                while let Some((number, (scenario, faults, seed))) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, runs.get(n)?))) {
+                while let Some((number, (scenario, faults, seed))) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, runs.get(n)?)))
+                {
                     if let Err(failure) = run(scenario, faults, None, *seed) {
                         failed.lock().unwrap().push((number, failure));
                     }
@@ -107,5 +111,32 @@ fn random_worlds() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let first: u64 = number("AETHER_MODEL_SEED", 1);
     let seeds = first..first + number("AETHER_MODEL_RUNS", 200);
-    play_all(seeds.map(|seed| { let (scenario, faults) = random::random(seed); (scenario, faults, seed) }).collect());
+    play_all(
+        seeds
+            .map(|seed| {
+                let (scenario, faults) = random::random(seed);
+                (scenario, faults, seed)
+            })
+            .collect(),
+    );
+}
+
+/// Every planted bug is caught by the invariant that is there for it; without it the same run is fine.
+#[test]
+fn every_planted_bug_is_caught() {
+    let wrong: Vec<String> = bugs::TABLE
+        .iter()
+        .filter_map(|(bug, invariant, scenario)| {
+            let scenario = scenario();
+            play(&scenario, &Faults::default(), 1);
+            match run(&scenario, &Faults::default(), Some(*bug), 1) {
+                Ok(_) => Some(format!("{bug:?}: nobody noticed")),
+                Err(failure) if failure.violation.0 != *invariant => {
+                    Some(format!("{bug:?}: {invariant} was to catch it\n{}", failure.story))
+                }
+                Err(_) => None,
+            }
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -88,18 +88,9 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
 /// The one cause after which a rollback ends in FAILED: trying again cannot help until a person changes something.
 pub const REFUSED: &str = "TemplateRefused";
 
-/// Terminal, and nothing new is wanted: at most the status follows the spec's generation.
+/// Terminal, and nothing new is wanted: what was said stays said, of the spec's present generation.
 fn rest(turn: &mut Turn<'_>, wish: &Wish) {
-    let state = turn.obs.status.state;
-    let condition = turn.obs.status.conditions.iter().find(|c| c.type_ == crate::api::conditions::READY);
-    let (reason, message) =
-        condition.map_or_else(|| (status::state_word(state).to_owned(), String::new()), |c| (c.reason.clone(), c.message.clone()));
-    let mut saying = Saying::new(state, &reason, message);
-    if let Some(c) = turn.obs.status.conditions.iter().find(|c| c.type_ == crate::api::conditions::WORKLOAD_RELEASED) {
-        saying.unreleased = Some(c.message.clone());
-    }
-    saying.refused_order = other_version(wish);
-    turn.say(saying);
+    status::refresh(&mut turn.status, turn.obs, other_version(wish).as_ref(), turn.now);
 }
 
 /// Orders for another version than `spec.version` are ignored, and it is said.

@@ -111,15 +111,31 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
         _ => (Answer::False, "InUse", "the old version has its pods"),
     };
     set(OLD_VERSION_REMOVED, removed, why, text);
-    match refused_order {
-        Some((reason, message)) => set(ORDER_ACCEPTED, Answer::False, reason, message),
-        None => conditions::clear(&mut status.conditions, ORDER_ACCEPTED),
-    }
+    say_order(status, obs, refused_order.as_ref(), now);
     match unreleased {
         Some(message) => {
             conditions::set(&mut status.conditions, generation, now, WORKLOAD_RELEASED, Answer::False, "TemplateChanged", message)
         }
         None => conditions::clear(&mut status.conditions, WORKLOAD_RELEASED),
+    }
+}
+
+/// Carries a finished update's status over to the spec's present generation.
+pub fn refresh(status: &mut RollingUpdateStatus, obs: &Observation, refused_order: Option<&(&'static str, String)>, now: Time) {
+    status.observed_generation = Some(obs.meta.generation);
+    for condition in &mut status.conditions {
+        condition.observed_generation = Some(obs.meta.generation);
+    }
+    count_pods(status, obs);
+    say_order(status, obs, refused_order, now);
+}
+
+fn say_order(status: &mut RollingUpdateStatus, obs: &Observation, refused: Option<&(&'static str, String)>, now: Time) {
+    match refused {
+        Some((reason, message)) => {
+            conditions::set(&mut status.conditions, obs.meta.generation, now, ORDER_ACCEPTED, Answer::False, reason, message);
+        }
+        None => conditions::clear(&mut status.conditions, ORDER_ACCEPTED),
     }
 }
 

@@ -223,6 +223,8 @@ struct Object {
 struct Metadata {
     name: String,
     resource_version: String,
+    deletion_timestamp: Option<String>,
+    finalizers: Vec<String>,
 }
 
 impl Object {
@@ -270,6 +272,8 @@ impl Reader {
             return;
         }
         let after = if accepted { Object::metadata(line.response_object) } else { Metadata::default() };
+        // Taking the last finalizer away deletes the object: no new version, but no small matter either.
+        let ended = after.deletion_timestamp.is_some() && after.finalizers.is_empty();
         let name = if object.name.is_empty() { after.name } else { object.name.clone() };
         let key = (object.api_group.clone(), object.resource.clone(), object.namespace.clone(), name.clone());
         let known = !after.resource_version.is_empty() && !name.is_empty() && {
@@ -285,7 +289,7 @@ impl Reader {
             409 => Effect::Conflict,
             422 => Effect::Invalid,
             _ if !accepted => Effect::Failed,
-            _ if writes && !after.resource_version.is_empty() && (known || named()) => Effect::NoOp,
+            _ if writes && !ended && !after.resource_version.is_empty() && (known || named()) => Effect::NoOp,
             _ => Effect::Changed,
         };
         self.log.entries.push(Entry {

@@ -27,4 +27,5 @@ pub mod namespace;
 pub mod operator;
 pub mod pki;
 pub mod process;
+pub mod rig;
 pub mod watching;

@@ -26,7 +26,17 @@ pub async fn install(bed: &Bed) -> anyhow::Result<()> {
         bed.apply_file(&repository().join(file)).await?;
     }
     bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/rollingupdates.aether.dev"]).await?;
-    Ok(())
+    // The API server looks for new kinds every 5 s before it lets admission policies see them; until then it answers 503.
+    let example = repository().join("examples/minimal.yaml").display().to_string();
+    let mut answer = bed.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", &example]).await;
+    for _ in 0..60 {
+        if answer.as_ref().is_ok_and(|object| object.contains("aether.dev/traffic")) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        answer = bed.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", &example]).await;
+    }
+    anyhow::bail!("RollingUpdates are not taken, or not with their finalizer: {answer:?}")
 }
 
 /// A running operator process. Dropping it kills it.

@@ -16,9 +16,10 @@ use json_patch::PatchOperation;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use super::invariants::{Violation, Written, ensure};
+use super::invariants::{Violation, ensure};
 use super::sim::Sim;
 use super::world::{Objects, Refusal, World, key_of, millis, text};
+use super::writes::Written;
 
 const TURNS: usize = 32;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -146,14 +147,14 @@ impl Sim {
         let mut kept = self.operator.kept.remove(key).unwrap_or_default();
         let mut again = Some(BACKOFF.0);
         for turn in 0..TURNS {
-            let Some(obs) = observe(&self.operator.index, key) else { return Ok(()) };
+            let Some(mut obs) = observe(&self.operator.index, key) else { return Ok(()) };
             if let Some(bug) = self.bug {
-                bug.before(self, &obs, &mut kept.memory);
+                bug.before(&mut obs, &mut kept.memory);
             }
             let mut plan = decide(&obs, &kept.memory, self.cluster.world.now);
             kept.memory = plan.memory.clone();
             if let Some(bug) = self.bug {
-                bug.after(self, &obs, &mut plan);
+                bug.after(&obs, &mut plan, self.cluster.world.now);
             }
             let quiet = plan.actions.is_empty() && plan.status.is_none();
             match self.carry_out(&plan.actions, &obs.meta, plan.status.as_ref()) {

@@ -17,14 +17,15 @@ pub fn random(seed: u64) -> (Scenario, Faults) {
     let policy = rng.pick(&["IMMEDIATE", "IMMEDIATE", "IMMEDIATE", "GRACE_PERIOD", "MANUAL"]);
     let ack = rng.below(1000);
     let plane = ack + rng.below(2000);
+    let kills = rng.percent(40);
     let timing = Timing {
         ready: 500 + rng.below(4000),
         // A pod that goes by itself serves until everyone knows; how long depends on nobody but its owner.
-        gone: plane + 1500 + rng.below(3000),
+        gone: plane + if kills { 4500 } else { 1500 } + rng.below(3000),
         ack,
         plane,
         proxy: rng.below(1000),
-        lazy: rng.pick(&[0, 0, 10, 40]),
+        lazy: if kills { rng.pick(&[0, 10]) } else { rng.pick(&[0, 0, 10, 40]) },
     };
     let mut scenario = Scenario {
         timing,
@@ -37,23 +38,20 @@ pub fn random(seed: u64) -> (Scenario, Faults) {
     if rng.percent(30) {
         scenario = scenario.with("instances", json!(1 + rng.below(4)));
     }
+    // What comes after MANUAL is a scenario of its own.
+    let versions = if policy == "MANUAL" { &VERSIONS[..1] } else { &VERSIONS[..] };
     let mut version = 0;
     let many = rng.below(5);
     for _ in 0..many {
         let when = When::After(rng.below(rng_span(&scenario)));
-        let act = act(&mut rng, &mut version, true);
+        let act = act(&mut rng, versions, &mut version, true);
         scenario = scenario.when(when, act);
     }
     // Nobody is left waiting for a person.
-    let last = act(&mut rng, &mut version, false);
+    let last = act(&mut rng, versions, &mut version, false);
     scenario = scenario.when(When::After(rng.below(60_000)), last).ends(Goal::Over, "");
-    let faults = Faults {
-        rate: rng.pick(&[0, 30, 80, 200]),
-        late: rng.percent(50),
-        kills: rng.percent(40),
-        until: 30 + rng.below(120),
-        ..Faults::default()
-    };
+    let faults =
+        Faults { rate: rng.pick(&[0, 30, 80, 200]), late: rng.percent(50), kills, until: 30 + rng.below(120), ..Faults::default() };
     scenario.name += &format!(", {:?}", scenario.script);
     (scenario, faults)
 }
@@ -62,10 +60,10 @@ fn rng_span(scenario: &Scenario) -> u64 {
     if scenario.script.is_empty() { 60_000 } else { 30_000 }
 }
 
-fn act(rng: &mut Rng, version: &mut usize, may_hold: bool) -> Act {
+fn act(rng: &mut Rng, versions: &[&str], version: &mut usize, may_hold: bool) -> Act {
     let control = |control: Value, version: usize| {
         let mut control = control;
-        control["version"] = json!(VERSIONS[version]);
+        control["version"] = json!(versions[version]);
         // All of it, or a merge patch would leave what was ordered before.
         for field in ["routing", "paused", "outcome", "approved"] {
             control.as_object_mut().unwrap().entry(field).or_insert(Value::Null);
@@ -75,9 +73,9 @@ fn act(rng: &mut Rng, version: &mut usize, may_hold: bool) -> Act {
     match rng.below(if may_hold { 10 } else { 5 }) {
         0 | 1 => Act::Spec(json!({"control": null})),
         2 => control(json!({"outcome": "Rollback"}), *version),
-        3 if *version + 1 < VERSIONS.len() => {
+        3 if *version + 1 < versions.len() => {
             *version += 1;
-            Act::Spec(json!({"version": VERSIONS[*version], "control": null}))
+            Act::Spec(json!({"version": versions[*version], "control": null}))
         }
         3 | 4 => Act::Delete,
         5 | 6 => control(json!({"routing": rng.pick(&RATIOS)}), *version),

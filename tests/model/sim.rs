@@ -58,8 +58,6 @@ pub struct Sim {
     pub checker: Checker,
     pub faults: Faults,
     pub bug: Option<Bug>,
-    /// Something a planted bug does only once.
-    pub bug_done: bool,
     scenario: Scenario,
     script: usize,
     since: Time,
@@ -113,7 +111,6 @@ impl Sim {
             operator: Operator::default(),
             faults: faults.clone(),
             bug,
-            bug_done: false,
             scenario: scenario.clone(),
             script: 0,
             since,

@@ -57,8 +57,9 @@ pub fn version_behind(objects: &Objects, service: &str) -> Option<String> {
 
 /// Ready endpoints of a Service by its EndpointSlices.
 pub fn ready_endpoints(objects: &Objects, service: &str) -> BTreeSet<String> {
+    let there = find(objects, Kind::Service, service).is_some();
     all(objects, Kind::EndpointSlice)
-        .filter(|(_, s)| text(s, "/metadata/labels/kubernetes.io~1service-name") == service)
+        .filter(|(_, s)| there && text(s, "/metadata/labels/kubernetes.io~1service-name") == service)
         .flat_map(|(_, s)| items(s, "/endpoints"))
         .filter(|e| e["conditions"]["ready"] == true)
         .map(|e| text(e, "/targetRef/name").to_owned())

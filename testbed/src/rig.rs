@@ -1,0 +1,297 @@
+//! What the tests of rolling updates stand on: one bed, two gateways, the operator, and shops under load.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::audit::AuditLog;
+use crate::bed::{Bed, BedOptions};
+use crate::gateway::{Gateway, GatewayOptions};
+use crate::load::{Load, Plan, Report, Target};
+use crate::namespace::Entered;
+use crate::operator::{self, Operator};
+use crate::watching::{self, Watching};
+
+/// A crashed operator's successor waits this long.
+pub const LEASE: Duration = Duration::from_secs(3);
+/// Pods of a shop.
+pub const PODS: usize = 4;
+/// Longest any single wait may take; a loaded machine is no error.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// A cluster with everything in it.
+pub struct Rig {
+    /// The cluster.
+    pub bed: Bed,
+    /// The operator under test.
+    pub operator: Mutex<Operator>,
+    /// Traefik as a person gets it, throttle 2 s, and one with 100 ms.
+    pub gateways: [Gateway; 2],
+}
+
+impl Rig {
+    /// Boots it all.
+    pub async fn boot(namespace: &Entered) -> anyhow::Result<Arc<Self>> {
+        let bed = Bed::boot(namespace, BedOptions::default()).await?;
+        let quick = GatewayOptions { name: "traefik-quick".into(), port: 8001, metrics_port: 9001, throttle: Duration::from_millis(100) };
+        let gateways = [Gateway::start(&bed, GatewayOptions::default()).await?, Gateway::start(&bed, quick).await?];
+        operator::install(&bed).await?;
+        let operator = Operator::start(&bed, "operator", 8081, LEASE).await?;
+        Ok(Arc::new(Self { bed, operator: Mutex::new(operator), gateways }))
+    }
+
+    /// What the operator has written in a namespace, Events and Lease left out.
+    pub fn writes(&self, namespace: &str) -> anyhow::Result<AuditLog> {
+        Ok(AuditLog::read(&self.bed.audit_log())?.by_user(operator::USER).in_namespace(namespace).without_events_and_leases())
+    }
+}
+
+/// A service of a user: pods, Service, two routes on two gateways, and callers.
+pub struct Shop {
+    /// What it stands on.
+    pub rig: Arc<Rig>,
+    /// Its namespace.
+    pub namespace: String,
+    wrote: Value,
+    loads: Vec<(&'static str, Load)>,
+}
+
+impl Shop {
+    /// Opens a shop with version 1.0.0 and waits until both gateways serve it. `annotations` steer its pods.
+    pub async fn open(rig: &Arc<Rig>, namespace: &str, annotations: Value) -> anyhow::Result<Self> {
+        rig.bed.create_namespace(namespace).await?;
+        let mut objects = vec![deployment("web", annotations), service("web"), deployment("other", json!({})), service("other")];
+        for (gateway, name) in rig.gateways.iter().zip(["slow", "quick"]) {
+            objects.push(serde_yaml::from_str(&gateway.manifest(namespace, name))?);
+            objects.push(route(namespace, name));
+        }
+        let mut shop = Self { rig: rig.clone(), namespace: namespace.to_owned(), wrote: Value::Null, loads: Vec::new() };
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        shop.kubectl_stdin(&["apply", "-f", "-"], &list.to_string()).await?;
+        shop.kubectl(&["scale", "deployment/web", &format!("--replicas={PODS}")]).await?;
+        for name in ["web", "other"] {
+            shop.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=90s"]).await?;
+        }
+        shop.wrote = shop.users_objects().await?;
+        for gateway in &rig.gateways {
+            let target = shop.through(gateway);
+            let mut served = false;
+            for _ in 0..80 {
+                served = Load::start(Plan { max_requests: Some(1), ..Plan::new(target.clone(), 1.0) })?.finished().await.failed() == 0;
+                if served {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            ensure!(served, "the gateway {} does not serve the shop", gateway.options().name);
+        }
+        Ok(shop)
+    }
+
+    /// kubectl in the shop's namespace.
+    pub async fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.rig.bed.kubectl(&[&["-n", &self.namespace], args].concat()).await
+    }
+
+    /// kubectl in the shop's namespace, with input.
+    pub async fn kubectl_stdin(&self, args: &[&str], input: &str) -> anyhow::Result<String> {
+        self.rig.bed.kubectl_stdin(&[&["-n", &self.namespace], args].concat(), input).await
+    }
+
+    /// An object as JSON.
+    pub async fn get(&self, what: &str) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl(&["get", what, "-o", "json"]).await?)?)
+    }
+
+    fn through(&self, gateway: &Gateway) -> Target {
+        let name = if gateway.options().port == 8000 { "slow" } else { "quick" };
+        let host = format!("{name}.{}.example", self.namespace);
+        Target::Gateway { addr: ([127, 0, 0, 1], gateway.options().port).into(), host, headers: Vec::new() }
+    }
+
+    /// Callers: through both gateways, and of the Service itself by a prompt and by a late kube-proxy.
+    pub fn start_load(&mut self) -> anyhow::Result<()> {
+        let [slow, quick] = &self.rig.gateways;
+        let service = |lag| Target::Service {
+            client: self.rig.bed.client(),
+            namespace: self.namespace.clone(),
+            service: "web".into(),
+            port: 80,
+            lag: Duration::from_secs(lag),
+        };
+        let plan = |target, rate| Plan { slow_every: Some((40, Duration::from_secs(1))), ..Plan::new(target, rate) };
+        let plans = [
+            ("gateway with 2 s throttle", plan(self.through(slow), 80.0)),
+            ("gateway with 100 ms throttle", plan(self.through(quick), 80.0)),
+            ("Service", plan(service(0), 50.0)),
+            ("Service, 1 s late", plan(service(1), 30.0)),
+        ];
+        for (who, plan) in plans {
+            self.loads.push((who, Load::start(plan)?));
+        }
+        Ok(())
+    }
+
+    /// What one of the callers saw so far: 0 and 1 through the gateways, 2 and 3 of the Service.
+    pub fn seen_by(&self, caller: usize) -> anyhow::Result<Report> {
+        Ok(self.loads.get(caller).context("no such caller")?.1.snapshot())
+    }
+
+    /// Ends the load and demands that nothing failed. Returns the number of requests.
+    pub async fn no_request_failed(&mut self) -> anyhow::Result<u64> {
+        // What goes wrong right after the end counts as well.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut requests = 0;
+        for (who, load) in self.loads.drain(..) {
+            let report = load.stop().await;
+            requests += report.requests();
+            ensure!(report.requests() > 0, "{who} sent nothing");
+            ensure!(report.failed() == 0, "{who}: {report}\nfirst failures: {:#?}", report.first_failures());
+        }
+        Ok(requests)
+    }
+
+    /// Writes a `RollingUpdate` named `web`: fast, in readiness mode, with `spec` merged in; and watches it.
+    pub async fn update(&self, spec: Value) -> anyhow::Result<Watching> {
+        let watching = Watching::start(&self.rig.bed.client(), &self.namespace, "web");
+        let mut object = json!({
+            "apiVersion": "aether.dev/v1alpha1", "kind": "RollingUpdate", "metadata": {"name": "web"},
+            "spec": {
+                "artifactBase": "shop.example:web", "version": "2.0.0", "cleanupPolicy": "IMMEDIATE",
+                "traffic": {"settle": "3s", "drain": "4s"}, "progression": {"interval": "4s"}, "metrics": {"none": {}},
+            },
+        });
+        merge(&mut object["spec"], spec);
+        self.kubectl_stdin(&["apply", "-f", "-"], &object.to_string()).await?;
+        Ok(watching)
+    }
+
+    /// Merges something into the update's spec, as `kubectl patch` does.
+    pub async fn patch_update(&self, spec: Value) -> anyhow::Result<()> {
+        self.kubectl(&["patch", "rollingupdate", "web", "--type=merge", "-p", &json!({"spec": spec}).to_string()]).await?;
+        Ok(())
+    }
+
+    /// Gives orders for version 2.0.0.
+    pub async fn order(&self, mut orders: Value) -> anyhow::Result<()> {
+        orders["version"] = json!("2.0.0");
+        self.patch_update(json!({"control": orders})).await
+    }
+
+    /// Routes and Service, as far as the user wrote them.
+    async fn users_objects(&self) -> anyhow::Result<Value> {
+        let part = |object: &Value, path: &str| object.pointer(path).cloned().unwrap_or_default();
+        let mut all = Vec::new();
+        for route in ["httproute/slow", "httproute/quick"] {
+            let route = self.get(route).await?;
+            all.push(json!([part(&route, "/spec"), part(&route, "/metadata/annotations/aether.dev~1split")]));
+        }
+        all.push(part(&self.get("service/web").await?, "/spec/selector"));
+        Ok(Value::Array(all))
+    }
+
+    /// Demands that routes and Service are again what the user wrote, and that only `deployments` are there.
+    pub async fn nothing_left_but(&self, deployments: &[&str]) -> anyhow::Result<()> {
+        let now = self.users_objects().await?;
+        ensure!(now == self.wrote, "routes or Service are not as the user wrote them:\n{now:#}\nbut were\n{:#}", self.wrote);
+        let names = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let path = "jsonpath={.items[*].metadata.name}";
+        let services = names(self.kubectl(&["get", "services", "-o", path]).await?);
+        ensure!(services == ["other", "web"], "Services are left: {services:?}");
+        let found = names(self.kubectl(&["get", "deployments", "-o", path]).await?);
+        let mut wanted: Vec<&str> = deployments.iter().copied().chain(["other"]).collect();
+        wanted.sort_unstable();
+        ensure!(found == wanted, "Deployments are {found:?}, not {wanted:?}");
+        let paused = self.get("deployment/web").await?;
+        ensure!(paused.pointer("/spec/paused").is_none(), "the workload is still paused");
+        Ok(())
+    }
+
+    /// Demands that no write of the operator was for nothing.
+    pub fn no_wasted_write(&self) -> anyhow::Result<AuditLog> {
+        let writes = self.rig.writes(&self.namespace)?;
+        ensure!(writes.no_ops().is_empty(), "writes that changed nothing:\n{}", writes.no_ops());
+        let refused = writes.filter(|e| e.code >= 400);
+        ensure!(refused.is_empty(), "writes that were refused:\n{refused}");
+        Ok(writes)
+    }
+
+    /// Takes the shop down, so that the next ones have the machine for themselves.
+    pub async fn close(self) -> anyhow::Result<()> {
+        watching::updates(&self.rig.bed.client(), &self.namespace)
+            .delete_collection(&kube::api::DeleteParams::default(), &kube::api::ListParams::default())
+            .await?;
+        self.rig.bed.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]).await?;
+        Ok(())
+    }
+
+    /// The end of the operator's log, for errors.
+    pub async fn operator_log(&self) -> String {
+        let operator = self.rig.operator.lock().await;
+        tail(operator.log())
+    }
+}
+
+fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n")
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+/// A Deployment as its owner writes it: no `replicas`.
+pub fn deployment(name: &str, annotations: Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "minReadySeconds": 1,
+            "template": {
+                "metadata": {"labels": {"app": name}, "annotations": annotations},
+                "spec": {"containers": [{"name": "app", "image": format!("registry.example/{name}:1.0.0"), "ports": [{"name": "http", "containerPort": 8080}]}]},
+            },
+        },
+    })
+}
+
+/// A Service over pods of that name.
+pub fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+    })
+}
+
+/// A route with two rules: one for `web` alone, one with a filter, a foreign backend and weights.
+fn route(namespace: &str, name: &str) -> Value {
+    let filter = json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-seen", "value": "rule-1"}]}}]);
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name},
+        "spec": {
+            "parentRefs": [{"name": name, "sectionName": "web"}],
+            "hostnames": [format!("{name}.{namespace}.example")],
+            "rules": [
+                {"backendRefs": [{"name": "web", "port": 80}]},
+                {
+                    "matches": [{"headers": [{"name": "x-rule", "value": "1"}]}],
+                    "filters": filter,
+                    "backendRefs": [{"name": "other", "port": 80, "weight": 1}, {"name": "web", "port": 80, "weight": 9}],
+                },
+            ],
+        },
+    })
+}

@@ -1,0 +1,55 @@
+//! How a test binary gets its rig: a namespace of its own, one boot, then the tests.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+use testbed::binaries::Binaries;
+use testbed::namespace;
+use testbed::rig::Rig;
+use tokio::runtime::Runtime;
+
+/// What the tests run on.
+pub type Ground = (Arc<Runtime>, Arc<Rig>);
+
+/// `main` of a test binary.
+pub fn main(at_once: usize, trials: fn(Option<&Ground>) -> Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Listing must be quick and must not print anything else.
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+    }
+    arguments.test_threads.get_or_insert(at_once);
+    match run(&arguments, trials) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, trials: fn(Option<&Ground>) -> Vec<Trial>) -> anyhow::Result<ExitCode> {
+    Binaries::ensure()?;
+    let namespace = namespace::enter("rolling-test")?;
+    let runtime = Arc::new(Runtime::new()?);
+    let rig = runtime.block_on(Rig::boot(&namespace))?;
+    Ok(libtest_mimic::run(arguments, trials(Some(&(runtime, rig)))).exit_code())
+}
+
+/// Turns async functions of the rig into a test binary.
+#[macro_export]
+macro_rules! rig_tests {
+    ($($test:ident)*) => {
+        fn main() -> std::process::ExitCode {
+            common::main(AT_ONCE, |ground| vec![$({
+                let ground = ground.cloned();
+                libtest_mimic::Trial::test(stringify!($test), move || {
+                    let (runtime, rig) = ground.ok_or("no rig")?;
+                    runtime.block_on($test(&rig)).map_err(|error| libtest_mimic::Failed::from(format!("{error:#}")))
+                })
+            }),*])
+        }
+    };
+}
+pub use rig_tests as tests;

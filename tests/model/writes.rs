@@ -1,0 +1,239 @@
+//! What a write of the operator may do, judged from the world around it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aether_operator::api::{State, Time, names};
+use aether_operator::cluster::facts::Kind;
+use serde_json::{Value, json};
+
+use super::gateway::Plane;
+use super::invariants::{Checked, Checker, ensure};
+use super::truth::{self, Shares, find, picked, version_of, versions_picked};
+use super::world::{Objects, int, is_deleting, is_ready, items, strings, text};
+
+/// One write of the operator, and the world around it.
+pub struct Written<'a> {
+    pub kind: Kind,
+    pub name: &'a str,
+    pub before: &'a Objects,
+    pub after: &'a Objects,
+    pub plane: &'a Plane,
+    pub now: Time,
+    pub status: bool,
+}
+
+impl Checker {
+    /// Judges a write of the operator.
+    pub fn judge(&mut self, w: &Written<'_>) -> Checked {
+        let (old, new) = (find(w.before, w.kind, w.name), find(w.after, w.kind, w.name));
+        if let (None, Some(new)) = (old, new) {
+            self.made.insert(text(new, "/metadata/uid").to_owned());
+        }
+        self.only_ours(w, old, new)?;
+        match w.kind {
+            Kind::RollingUpdate => self.states(w, old, new),
+            Kind::Deployment => self.capacity(w, old, new),
+            Kind::Service if w.name == self.apex => self.selector(w),
+            Kind::HttpRoute => self.weights(w),
+            _ => Ok(()),
+        }
+    }
+
+    /// R6, R8: what is written to, and which fields of it.
+    fn only_ours(&self, w: &Written<'_>, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) -> Checked {
+        let (what, ours) = (format!("{} {}", w.kind.gvk().2, w.name), |o: &Value| self.made.contains(text(o, "/metadata/uid")));
+        match (old, new) {
+            (Some(old), None) if w.kind != Kind::RollingUpdate => {
+                ensure(ours(old), "R6", || format!("{what} was deleted, and was not made by the operator"))
+            }
+            (Some(old), Some(new)) => {
+                let mut stripped = [(**old).clone(), (**new).clone()];
+                for object in &mut stripped {
+                    let meta = object["metadata"].as_object_mut().unwrap();
+                    ["resourceVersion", "generation"].iter().for_each(|f| drop(meta.remove(*f)));
+                    meta.retain(|k, _| !(k == "finalizers" && w.kind == Kind::RollingUpdate));
+                    if let Some(notes) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
+                        notes.retain(|k, _| !k.starts_with("aether.dev/"));
+                    }
+                    meta.retain(|k, v| k != "annotations" || v.as_object().is_some_and(|a| !a.is_empty()));
+                    match w.kind {
+                        Kind::RollingUpdate if w.status => object["status"] = Value::Null,
+                        Kind::Deployment if w.name == self.workload => {
+                            let spec = object["spec"].as_object_mut().unwrap();
+                            ["paused", "replicas"].iter().for_each(|f| drop(spec.remove(*f)));
+                        }
+                        Kind::Service if w.name == self.apex => object["spec"]["selector"] = Value::Null,
+                        Kind::HttpRoute if self.users_rules.contains_key(w.name) => {
+                            for rule in object["spec"]["rules"].as_array_mut().unwrap() {
+                                rule["backendRefs"] = self.without_versions(w, &rule["backendRefs"]);
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+                let [old, new] = stripped;
+                let name = if w.kind == Kind::RollingUpdate { "R8" } else { "R6" };
+                ensure(old == new, name, || format!("{what} was changed where it is not the operator's: {old} -> {new}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Backends with the version Services folded into the apex and without weights: what is the user's.
+    fn without_versions(&self, w: &Written<'_>, backends: &Value) -> Value {
+        let mut folded: Vec<Value> = Vec::new();
+        for backend in items(backends, "") {
+            let mut backend = backend.clone();
+            let service = find(w.before, Kind::Service, text(&backend, "/name"));
+            if service.is_some_and(|s| truth::is_operators_service(s)) {
+                backend["name"] = json!(self.apex);
+            }
+            backend["weight"] = Value::Null;
+            if folded.last() != Some(&backend) {
+                folded.push(backend);
+            }
+        }
+        json!(folded)
+    }
+
+    /// R5, and that what an end state says is true.
+    fn states(&mut self, w: &Written<'_>, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) -> Checked {
+        let (Some(old), Some(new)) = (old, new) else { return Ok(()) };
+        let state = |u: &Value| serde_json::from_value::<State>(u["status"]["state"].clone()).unwrap_or_default();
+        let (from, to) = (state(old), state(new));
+        ensure(aether_operator::rollout::transitions::is_legal(from, to), "R5", || format!("{} went from {from} to {to}", w.name))?;
+        if from == to || w.name != self.update {
+            return Ok(());
+        }
+        let kept = text(new, "/spec/cleanupPolicy") == "MANUAL";
+        let there = |version: &str| {
+            truth::all(w.after, Kind::Pod).any(|(_, p)| version_of(p) == version && owner_is_ours(w.after, p, &self.workload))
+        };
+        if to == State::Completed && text(new, "/status/newVersion") != self.live {
+            let winner = text(new, "/status/newVersion").to_owned();
+            ensure(kept || !there(&self.live), "end", || format!("COMPLETED, and pods of {} are there", self.live))?;
+            ensure(versions_picked(w.after, &self.apex).contains(&winner), "end", || {
+                format!("COMPLETED, and callers do not reach {winner}")
+            })?;
+            self.live = winner;
+        }
+        if matches!(to, State::RolledBack | State::Failed) {
+            let loser = text(new, "/status/newVersion");
+            ensure(loser == self.live || !there(loser), "end", || format!("{to}, and pods of {loser} are there"))?;
+        }
+        Ok(())
+    }
+
+    /// R2 and "down: weight, confirmed, drain, then capacity", for either version.
+    fn capacity(&self, w: &Written<'_>, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) -> Checked {
+        let Some(old) = old else { return Ok(()) };
+        let size = |d: Option<&Arc<Value>>| d.filter(|d| !is_deleting(d)).map_or(0, |d| int(d, "/spec/replicas"));
+        if size(new) >= size(Some(old)) {
+            return Ok(());
+        }
+        let (version, state) = (version_of(old), self.state(w.before));
+        if version == self.live {
+            ensure(state == State::Completing, "R2", || format!("{} of live version {version} was shrunk in {state}", w.name))?;
+        }
+        for (rule, shares) in truth::shares(w.before, &self.apex) {
+            ensure(shares.of(version) == 0, "R2", || format!("{} was shrunk while rule {rule:?} sends it {shares:?}", w.name))?;
+        }
+        ensure(!versions_picked(w.before, &self.apex).contains(version), "R2", || format!("{} was shrunk behind the apex", w.name))?;
+        if let Some(reached) = self.reached.get(version) {
+            let quiet = (w.now - *reached).to_std().unwrap_or_default();
+            ensure(quiet >= self.drain, "drain", || {
+                format!("{} was shrunk {quiet:?} after traffic could last reach {version}; drain is {:?}", w.name, self.drain)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The pin changes nothing, the flip comes after x:0 is in force, and nobody is left without endpoints.
+    fn selector(&self, w: &Written<'_>) -> Checked {
+        let names = |objects| -> BTreeSet<String> {
+            picked(objects, &self.apex).into_iter().filter(|p| is_ready(p)).map(|p| text(p, "/metadata/name").to_owned()).collect()
+        };
+        let (before, after) = (names(w.before), names(w.after));
+        let selector = |objects| find(objects, Kind::Service, &self.apex).map(|s| strings(s, "/spec/selector")).unwrap_or_default();
+        let (old, new) = (selector(w.before), selector(w.after));
+        let whole = |s: &BTreeMap<String, String>| *s == self.users_selector;
+        if whole(&old) || whole(&new) {
+            return ensure(before == after, "pin", || format!("{old:?} -> {new:?} changed the endpoints from {before:?} to {after:?}"));
+        }
+        let to = truth::version_behind(w.after, &self.apex).unwrap_or_default();
+        if to != self.live {
+            for (rule, shares) in truth::shares(w.before, &self.apex) {
+                let forced = self.in_force(w, &rule);
+                let done = |s: &Shares| s.total() == 0 || s.of(&self.live) == 0;
+                ensure(done(&shares) && forced.as_ref().is_none_or(done), "flip", || {
+                    format!("the apex went to {to} while rule {rule:?} says {shares:?}, in force is {forced:?}")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn in_force(&self, w: &Written<'_>, (route, rule): &(String, usize)) -> Option<Shares> {
+        let backends = w.plane.routing.get(route)?.get(*rule)?;
+        truth::of_backends(w.before, &self.apex, backends.iter().map(|b| (b.service.as_str(), b.weight)))
+    }
+
+    /// R1, R3, R4 and "confirmed and settled first", for every rise of a version that is not live.
+    fn weights(&self, w: &Written<'_>) -> Checked {
+        let before = truth::shares(w.before, &self.apex);
+        for (rule, now) in truth::shares(w.after, &self.apex) {
+            let Some(was) = before.get(&rule) else { continue };
+            if !now.rises_from(was, &self.live) {
+                continue;
+            }
+            self.rise(w, &rule, was, &now)?;
+        }
+        Ok(())
+    }
+
+    fn rise(&self, w: &Written<'_>, rule: &(String, usize), was: &Shares, now: &Shares) -> Checked {
+        let state = self.state(w.before);
+        let back = matches!(state, State::RollingBack | State::RolledBack | State::Failed);
+        ensure(!back, "R3", || format!("{rule:?} rose to {now:?} in {state}"))?;
+        ensure(matches!(state, State::Deployed | State::Routing), "R4", || format!("{rule:?} rose to {now:?} in {state}"))?;
+        let forced = self.in_force(w, rule);
+        if forced.as_ref().is_some_and(|f| f.is_as(now)) {
+            // What is in force is only written down again.
+            return Ok(());
+        }
+        ensure(forced.as_ref().is_some_and(|f| f.is_as(was)), "settle", || {
+            format!("{rule:?} rose to {now:?} while {forced:?} was in force, not yet {was:?}")
+        })?;
+        let new = now.versions.keys().find(|v| **v != self.live).cloned().unwrap_or_default();
+        let all = usize::try_from(find_version(w.after, &new).map_or(1, |d| int(d, "/spec/replicas"))).unwrap();
+        let needed = (usize::try_from(now.not_of(&self.live)).unwrap() * all).div_ceil(usize::try_from(now.total()).unwrap());
+        let ready = self.ready_lately(&new);
+        ensure(ready >= needed.max(1), "R1", || {
+            format!("{rule:?} rose to {now:?} with {ready} of {all} endpoints ready, {needed} needed")
+        })?;
+        let ordered = self.orders.iter().any(|(_, spec)| {
+            let control = &spec["control"];
+            text(control, "/version") == new
+                && text(control, "/routing").parse::<aether_operator::api::Ratio>().is_ok_and(|r| {
+                    let (n, o) = r.reduced();
+                    i64::from(n) * now.total() == now.not_of(&self.live) * i64::from(n + o)
+                })
+        });
+        let by_itself = self.orders.iter().any(|(_, s)| s["control"]["routing"].is_null() && s["control"]["paused"] != true);
+        ensure(ordered || (by_itself && ready >= all), "R4", || {
+            format!("{rule:?} rose to {now:?} with {ready} of {all} ready and no order for it")
+        })
+    }
+}
+
+/// Whether a pod belongs, over its ReplicaSet, to the workload or to a Deployment made from it; orphans do.
+fn owner_is_ours(objects: &Objects, pod: &Value, workload: &str) -> bool {
+    let app = |o: &Value| text(o, "/metadata/labels/app").to_owned();
+    let template = find(objects, Kind::Deployment, workload).map(|w| text(w, "/spec/template/metadata/labels/app").to_owned());
+    template.is_none_or(|t| t == app(pod))
+}
+
+fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
+    truth::all(objects, Kind::Deployment).map(|(_, d)| d).find(|d| version_of(d) == version && int(d, "/spec/replicas") > 0)
+}
