@@ -75,11 +75,11 @@ pub fn finalizer_policy() -> Vec<Value> {
 }
 
 fn metadata(name: &str, namespace: Option<&str>) -> Value {
-    let mut meta = json!({"name": name, "labels": {"app.kubernetes.io/name": "aether", "app.kubernetes.io/part-of": "aether"}});
-    if let Some(namespace) = namespace {
-        meta["namespace"] = json!(namespace);
+    let labels = json!({"app.kubernetes.io/name": "aether", "app.kubernetes.io/part-of": "aether"});
+    match namespace {
+        Some(namespace) => json!({"name": name, "namespace": namespace, "labels": labels}),
+        None => json!({"name": name, "labels": labels}),
     }
-    meta
 }
 
 /// Objects as one YAML stream, headed by how it came to be.

@@ -32,27 +32,27 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aether_operator::api::State;
-use operator::FAULTS;
+use operator::{FAULTS, Fault};
 use scenario::{Scenario, When};
 use sim::{Faults, Report, run};
+
+/// Mutating requests of a promotion in five steps.
+const MOST_WRITES: usize = 25;
 
 fn play(scenario: &Scenario, faults: &Faults, seed: u64) -> Report {
     run(scenario, faults, None, seed).unwrap_or_else(|failure| panic!("{}", failure.story))
 }
 
+/// Five steps, nothing goes wrong; the finalizer is there from birth.
 #[test]
-fn happy_path() {
-    let report = play(&Scenario::new("happy"), &Faults::default(), 1);
-    assert!(
-        report.writes <= 25,
-        "{} writes:\n{}",
-        report.writes,
-        report.trace.iter().filter(|l| l.contains("OPERATOR")).cloned().collect::<Vec<_>>().join("\n")
-    );
+fn a_promotion_needs_few_writes() {
+    let report = play(&Scenario::new("promotion"), &Faults::default(), 1);
+    assert!(report.writes <= MOST_WRITES, "{} writes:\n{}", report.writes, report.world.story(usize::MAX));
 }
 
 /// Runs that all must go well, on all cores; says which did not, and the story of the first.
-fn play_all(runs: Vec<(Scenario, Faults, u64)>) {
+fn play_all(runs: impl Iterator<Item = (Scenario, Faults, u64)>) {
+    let runs: Vec<_> = runs.collect();
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
@@ -80,29 +80,32 @@ fn play_all(runs: Vec<(Scenario, Faults, u64)>) {
 
 #[test]
 fn every_scenario() {
-    play_all(table::all().into_iter().map(|s| (s, Faults::default(), 1)).collect());
+    play_all(table::all().into_iter().map(|s| (s, Faults::default(), 1)));
 }
 
-/// Every write of a scenario goes wrong once, in every way.
-fn at_every_write(scenario: &Scenario) {
+/// The faults after which the operator does not know what it has done.
+const DEAF: [Fault; 3] = [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost];
+
+/// Every write of a scenario goes wrong once, in each of these ways.
+fn at_every_write(scenario: &Scenario, faults: &[Fault]) {
     let writes = play(scenario, &Faults::default(), 1).writes;
     let each = |fault| (0..writes).map(move |write| Faults::one(write, fault));
-    play_all(FAULTS.into_iter().flat_map(each).map(|faults| (scenario.clone(), faults, 1)).collect());
+    play_all(faults.iter().flat_map(|fault| each(*fault)).map(|faults| (scenario.clone(), faults, 1)));
 }
 
 #[test]
 fn every_write_of_a_promotion_goes_wrong() {
-    at_every_write(&Scenario::new("promotion"));
+    at_every_write(&Scenario::new("promotion"), &FAULTS);
 }
 
 #[test]
 fn every_write_of_a_rollback_goes_wrong() {
-    at_every_write(&table::rollback_when("rollback", When::Routing("1:1", 1500)));
+    at_every_write(&table::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF);
 }
 
 #[test]
 fn every_write_of_a_late_rollback_goes_wrong() {
-    at_every_write(&table::rollback_when("late rollback", When::State(State::Completing, 3500)));
+    at_every_write(&table::rollback_when("late rollback", When::State(State::Completing, 3500)), &DEAF);
 }
 
 /// `AETHER_MODEL_RUNS` says how many, `AETHER_MODEL_SEED` where to begin.
@@ -111,14 +114,10 @@ fn random_worlds() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let first: u64 = number("AETHER_MODEL_SEED", 1);
     let seeds = first..first + number("AETHER_MODEL_RUNS", 200);
-    play_all(
-        seeds
-            .map(|seed| {
-                let (scenario, faults) = random::random(seed);
-                (scenario, faults, seed)
-            })
-            .collect(),
-    );
+    play_all(seeds.map(|seed| {
+        let (scenario, faults) = random::random(seed);
+        (scenario, faults, seed)
+    }));
 }
 
 /// Every planted bug is caught by the invariant that is there for it; without it the same run is fine.
@@ -139,4 +138,10 @@ fn every_planted_bug_is_caught() {
         })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "the product does not record which version is live when cleanupPolicy is MANUAL, so the next release waits for ever"]
+fn a_release_after_manual() {
+    play(&table::after_manual(), &Faults::default(), 1);
 }

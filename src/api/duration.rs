@@ -1,5 +1,6 @@
 //! Durations as Kubernetes users write them: `30s`, `5m`, `1h30m`, `500ms`.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 /// What a duration field accepts, for CEL rules.
@@ -31,7 +32,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         total += Duration::from_millis(number.checked_mul(millis).ok_or_else(fail)?);
         rest = tail;
     }
-    if text.is_empty() || total > Duration::from_secs(366 * 86_400) {
+    if text.is_empty() || total > Duration::from_hours(366 * 24) {
         return Err(fail());
     }
     Ok(total)
@@ -40,7 +41,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
 /// Prints a duration the way [`parse`] reads it.
 pub fn print(duration: Duration) -> String {
     let millis = duration.as_millis();
-    if millis % 1_000 != 0 {
+    if !millis.is_multiple_of(1_000) {
         return format!("{millis}ms");
     }
     let seconds = millis / 1_000;
@@ -48,7 +49,8 @@ pub fn print(duration: Duration) -> String {
     let mut text = String::new();
     for (value, unit) in [(hours, 'h'), (minutes, 'm'), (seconds, 's')] {
         if value > 0 {
-            text.push_str(&format!("{value}{unit}"));
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{value}{unit}");
         }
     }
     if text.is_empty() { "0s".into() } else { text }

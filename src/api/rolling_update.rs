@@ -1,4 +1,5 @@
 //! `RollingUpdate`: one workload's releases, the running one and, over time, the next ones.
+#![allow(clippy::duplicated_attributes, reason = "the printer columns of the derive look like it")]
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::{CustomResource, CustomResourceExt, KubeSchema};

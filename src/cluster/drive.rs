@@ -17,6 +17,7 @@ use crate::rollout::apply::{Applied, apply};
 use crate::rollout::decide::decide;
 use crate::rollout::model::Memory;
 use crate::rollout::observe::observe;
+use crate::rollout::wish::Wish;
 use crate::runtime::clock;
 use crate::runtime::metrics::Metrics;
 
@@ -70,7 +71,7 @@ pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
     let mut kept: HashMap<Key, Kept> = HashMap::new();
     loop {
         while busy.len() < CONCURRENCY
-            && let Some(key) = queue.pop()
+            && let Some(key) = queue.pop(|key| lane(&context.index.lock(), key))
         {
             let state = kept.get(&key).cloned().unwrap_or_default();
             busy.spawn(work(context.clone(), key, state));
@@ -133,6 +134,16 @@ async fn work(context: Context, key: Key, mut kept: Kept) -> Done {
     Done { key, kept, again: Some(BACKOFF.0) }
 }
 
+/// What only one decision at a time may be about: the workload. Two updates of one workload that could both
+/// start are so asked one after the other, and the second sees that the first has started.
+fn lane(index: &Index, key: &Key) -> Key {
+    let update = index.update(key);
+    let object = update.as_ref().and_then(|u| u.object.as_ref().ok());
+    let recorded = object.and_then(|o| o.status.as_ref()).and_then(|s| s.objects.as_ref()).map(|o| o.workload.clone());
+    let wanted = || object.and_then(|o| Wish::parse(&o.spec).ok()).map(|w| w.workload);
+    Key::new(&key.namespace, recorded.or_else(wanted).unwrap_or_default())
+}
+
 fn all(index: &Index) -> Vec<Key> {
     index.updates().map(|u| u.meta.key()).collect()
 }
@@ -157,7 +168,8 @@ fn concerned(index: &Index, kind: Kind, fact: &Fact) -> Vec<Key> {
 struct Queue {
     ready: VecDeque<Key>,
     queued: HashSet<Key>,
-    busy: HashSet<Key>,
+    /// Key -> its lane.
+    busy: HashMap<Key, Key>,
     again: HashSet<Key>,
     timers: DelayQueue<Key>,
     timer: HashMap<Key, delay_queue::Key>,
@@ -165,17 +177,23 @@ struct Queue {
 
 impl Queue {
     fn push(&mut self, key: Key) {
-        if self.busy.contains(&key) {
+        if self.busy.contains_key(&key) {
             self.again.insert(key);
         } else if self.queued.insert(key.clone()) {
             self.ready.push_back(key);
         }
     }
 
-    fn pop(&mut self) -> Option<Key> {
-        let key = self.ready.pop_front()?;
+    /// The next key whose lane is free.
+    fn pop(&mut self, lane: impl Fn(&Key) -> Key) -> Option<Key> {
+        let (at, lane) = self.ready.iter().enumerate().find_map(|(at, key)| {
+            let lane = lane(key);
+            let free = !self.busy.values().any(|b| *b == lane);
+            free.then_some((at, lane))
+        })?;
+        let key = self.ready.remove(at)?;
         self.queued.remove(&key);
-        self.busy.insert(key.clone());
+        self.busy.insert(key.clone(), lane);
         if let Some(timer) = self.timer.remove(&key) {
             self.timers.remove(&timer);
         }

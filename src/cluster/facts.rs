@@ -408,7 +408,9 @@ fn read_service(meta: Meta, data: &Value) -> Service {
     let mut shape = pick(data.pointer("/spec"), &SHAPE);
     if text(data, "/spec/clusterIP") == "None" {
         // A headless apex has headless versions, or callers would see a difference.
-        shape["clusterIP"] = "None".into();
+        if let Some(shape) = shape.as_object_mut() {
+            shape.insert("clusterIP".into(), "None".into());
+        }
     }
     for port in shape.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(port) = port.as_object_mut() {

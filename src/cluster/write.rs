@@ -65,7 +65,7 @@ impl Writer {
 
     /// Replaces the status of a RollingUpdate, if nobody has written the object since it was looked at.
     pub async fn status(&self, meta: &Meta, status: &RollingUpdateStatus) -> Result<(), WriteError> {
-        let target = Target { kind: Kind::RollingUpdate, key: meta.key() };
+        let target = Target::of(Kind::RollingUpdate, meta);
         let ops = vec![patch::only_at(meta), patch::add("/status", serde_json::to_value(status).unwrap_or_default())];
         self.patch(&target, ops, Some("status")).await
     }

@@ -27,7 +27,8 @@ pub struct Owner {
 
 /// First letters of a SHA-256, enough to tell names and templates apart.
 pub fn short_hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    let bytes = Sha256::digest(text.as_bytes());
+    bytes.iter().take(5).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 /// The name of a version's Deployment and Service: `<workload>-<version>` as a DNS label. Over-long
@@ -154,9 +155,7 @@ pub fn deployment(workload: &Deployment, wish: &Wish, owner: &Owner, name: &str,
         names::VERSION: label_value(&wish.version),
         names::REVISION: name,
     });
-    if template.pointer("/metadata/labels").is_none() {
-        template["metadata"] = json!({"labels": {}});
-    }
+    // There are labels: the API server refuses a template that its own selector does not match.
     merge(template.pointer_mut("/metadata/labels"), &labels);
     let mut spec = json!({
         "replicas": instances,
@@ -165,7 +164,7 @@ pub fn deployment(workload: &Deployment, wish: &Wish, owner: &Owner, name: &str,
     });
     merge(Some(&mut spec), &workload.tuning);
     let mut own = labels;
-    own[names::MANAGED_BY] = json!(names::FIELD_MANAGER);
+    merge(Some(&mut own), &json!({names::MANAGED_BY: names::FIELD_MANAGER}));
     Ok(json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -12,9 +12,9 @@ use crate::cluster::facts::{Key, Kind, Meta};
 use crate::cluster::patch;
 
 use super::model::{Action, LiveCheck, Memory, Note, Observation, Plan, Target, Write};
+use super::states::{completing, deploying, pending, rolling_back, shifting};
 use super::status::{self, Saying};
 use super::wish::Wish;
-use super::{backward, forward, start};
 
 /// Decides what to do about one RollingUpdate now.
 pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
@@ -35,13 +35,17 @@ pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
     let anew = is_another(&obs.status, wish);
     match state {
         _ if obs.meta.deleting && !state.is_active() => turn.let_go(),
-        State::Pending => start::pending(&mut turn, wish),
-        _ if state.is_terminal() && anew => start::pending(&mut turn, wish),
+        State::Pending => pending::go_on(&mut turn, wish),
+        _ if state.is_terminal() && anew => pending::go_on(&mut turn, wish),
         State::Completed | State::RolledBack | State::Failed => rest(&mut turn, wish),
-        State::RollingBack => backward::go_on(&mut turn, wish),
+        State::RollingBack => rolling_back::go_on(&mut turn, wish),
         State::Deploying | State::Deployed | State::Routing | State::Completing => match reason_to_go_back(obs, wish, memory, anew) {
-            Some(cause) => backward::begin(&mut turn, wish, &cause),
-            None => forward::go_on(&mut turn, wish),
+            Some(cause) => rolling_back::begin(&mut turn, wish, &cause),
+            None => match state {
+                State::Deploying => deploying::go_on(&mut turn, wish),
+                State::Completing => completing::go_on(&mut turn, wish),
+                _ => shifting::go_on(&mut turn, wish),
+            },
         },
     }
     turn.finish()
@@ -64,7 +68,7 @@ pub struct Cause {
 
 fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool) -> Option<Cause> {
     let cause = |reason, message: String, by| Some(Cause { reason, message, by });
-    if obs.status.state == State::Completing && !forward::old_version_is_whole(obs) {
+    if obs.status.state == State::Completing && !completing::old_version_is_whole(obs) {
         // Past the point of no return: the way on is the short one.
         return None;
     }
@@ -166,10 +170,11 @@ impl<'a> Turn<'a> {
 
     /// Adds a patch.
     pub fn patch(&mut self, why: &'static str, kind: Kind, meta: &Meta, ops: Vec<PatchOperation>) {
-        self.act(why, Write::Patch(Target { kind, key: meta.key() }, ops));
+        self.act(why, Write::Patch(Target::of(kind, meta), ops));
     }
 
     /// Says what is going on. The last word counts.
+    #[allow(clippy::needless_pass_by_value, reason = "a saying is made for being said")]
     pub fn say(&mut self, saying: Saying) {
         if saying.state != self.obs.status.state || reason_of(&self.obs.status) != Some(&saying.reason) {
             let warning = matches!(saying.state, State::RollingBack | State::RolledBack | State::Failed)

@@ -3,17 +3,15 @@
 //! ```text
 //! observe (index -> Observation) -> decide (PURE) -> Plan -> apply (writes in order, status last)
 //! ```
-//! `wish` parses the spec, `decide` picks the room for the state (`start`, `forward`, `backward`),
+//! `wish` parses the spec, `decide` picks the room for the state (`states`),
 //! `build` makes objects, `status` says what is going on, `transitions` holds the legal moves.
 
 pub mod apply;
-mod backward;
 pub mod build;
 pub mod decide;
-mod forward;
 pub mod model;
 pub mod observe;
-mod start;
+mod states;
 mod status;
 pub mod transitions;
 mod verdict;

@@ -172,6 +172,13 @@ pub struct Target {
     pub key: Key,
 }
 
+impl Target {
+    /// The object with that metadata.
+    pub fn of(kind: Kind, meta: &Meta) -> Self {
+        Self { kind, key: meta.key() }
+    }
+}
+
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.kind.gvk().2, self.key.name)

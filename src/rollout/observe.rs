@@ -164,6 +164,5 @@ fn rival(index: &Index, update: &Update, workload: &str) -> Option<String> {
             let recorded = other.status.as_ref().is_some_and(|s| s.objects.is_some());
             state.is_active() || (state == State::Pending && recorded)
         })
-        .filter_map(|other| other.metadata.name.clone())
-        .next()
+        .find_map(|other| other.metadata.name.clone())
 }

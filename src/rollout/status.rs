@@ -114,7 +114,7 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
     say_order(status, obs, refused_order.as_ref(), now);
     match unreleased {
         Some(message) => {
-            conditions::set(&mut status.conditions, generation, now, WORKLOAD_RELEASED, Answer::False, "TemplateChanged", message)
+            conditions::set(&mut status.conditions, generation, now, WORKLOAD_RELEASED, Answer::False, "TemplateChanged", message);
         }
         None => conditions::clear(&mut status.conditions, WORKLOAD_RELEASED),
     }
@@ -162,7 +162,7 @@ fn count_pods(status: &mut RollingUpdateStatus, obs: &Observation) {
     let ready = shown.pods.iter().filter(|p| p.ready && !p.meta.deleting).count();
     let ready = i32::try_from(ready).unwrap_or(i32::MAX);
     let wanted = status.new_instances.unwrap_or_else(|| shown.wanted());
-    status.ready_instances = Some(if std::ptr::eq(shown, &obs.new) || status.state == State::Completed { ready } else { 0 });
+    status.ready_instances = Some(if std::ptr::eq(shown, &raw const obs.new) || status.state == State::Completed { ready } else { 0 });
     status.ready = status.ready_instances.map(|ready| format!("{ready}/{wanted}"));
     if !obs.objects.new_revision.is_empty() {
         status.selector = Some(format!("{}={}", names::REVISION, obs.objects.new_revision));

@@ -8,7 +8,7 @@ use crate::api::{Ratio, duration};
 /// Steps when the spec names none: the guide's recommended progression.
 pub const DEFAULT_STEPS: [&str; 5] = ["1:9", "1:3", "1:1", "3:1", "1:0"];
 /// How long GRACE_PERIOD keeps the old version at full size (the guide's 5 minutes).
-pub const GRACE_PERIOD: Duration = Duration::from_secs(300);
+pub const GRACE_PERIOD: Duration = Duration::from_mins(5);
 
 /// A validated spec.
 #[derive(Clone, Debug, PartialEq)]

@@ -163,14 +163,14 @@ fn rules<'a>(route: &'a HttpRoute, names: Names<'_>) -> Result<Vec<Rule<'a>>, Ro
 }
 
 /// Checks before the first write that every step can be written exactly.
-pub fn check(route: &HttpRoute, names: Names<'_>, steps: impl Iterator<Item = Ratio> + Clone) -> Result<(), RouteError> {
+pub fn check(route: &HttpRoute, names: Names<'_>, steps: &[Ratio]) -> Result<(), RouteError> {
     for rule in rules(route, names)? {
         if matches!(rule.form, Form::Whole(_)) && rule.refs.len() >= MAX_BACKENDS {
             return Err(RouteError::Full { route: route.meta.name.clone(), rule: rule.index });
         }
         let kept = users_weights(route, &rule);
         let heaviest = kept.iter().map(|w| w.unwrap_or(1)).max().unwrap_or(1);
-        for step in steps.clone() {
+        for step in steps {
             let (new, old) = step.reduced();
             let factor = if kept.len() > 1 { new + old } else { new.max(old) };
             if u64::from(heaviest) * u64::from(factor) > u64::from(MAX_PART) {
@@ -343,4 +343,135 @@ pub fn restore(route: &HttpRoute, names: Names<'_>) -> Result<Option<Vec<PatchOp
     }
     ops.insert(0, patch::test("/metadata/uid", json!(route.meta.uid)));
     Ok(Some(ops))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::facts::{Fact, Kind};
+    use kube::core::DynamicObject;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    const NAMES: Names<'static> = Names { apex: "web", old: "web-1", new: "web-2" };
+
+    fn object(rules: Value) -> Value {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "r", "namespace": "shop", "uid": "u", "resourceVersion": "7", "annotations": {"mine": "yes"}},
+            "spec": {"hostnames": ["shop.example"], "rules": rules},
+        })
+    }
+
+    fn route(object: &Value) -> HttpRoute {
+        let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+        match Fact::read(Kind::HttpRoute, object) {
+            Fact::HttpRoute(route) => (*route).clone(),
+            _ => unreachable!(),
+        }
+    }
+
+    fn patched(object: &Value, ops: &[PatchOperation]) -> Value {
+        let mut object = object.clone();
+        json_patch::patch(&mut object, ops).unwrap();
+        object
+    }
+
+    fn shifted(object: &Value, ratio: &str) -> Value {
+        match shift(&route(object), NAMES, ratio.parse().unwrap()).unwrap() {
+            Some(ops) => patched(object, &ops),
+            None => object.clone(),
+        }
+    }
+
+    fn weights(object: &Value, rule: usize) -> Vec<(String, u64)> {
+        let refs = object["spec"]["rules"][rule]["backendRefs"].as_array().unwrap();
+        refs.iter().map(|r| (r["name"].as_str().unwrap().to_owned(), r["weight"].as_u64().unwrap())).collect()
+    }
+
+    fn named(pairs: &[(&str, u64)]) -> Vec<(String, u64)> {
+        pairs.iter().map(|(n, w)| ((*n).to_owned(), *w)).collect()
+    }
+
+    /// Filters, ports and fields this build has never heard of.
+    fn rich() -> Value {
+        object(json!([
+            {"name": "first", "matches": [{"path": {"value": "/a"}}], "backendRefs": [
+                {"name": "other", "port": 81, "weight": 1, "filters": [{"type": "X"}]},
+                {"name": "web", "port": 80, "weight": 9, "filters": [{"type": "Y"}], "future": {"a": [1]}},
+                {"name": "third", "port": 82, "weight": 2},
+            ]},
+            {"backendRefs": [{"name": "stranger", "port": 80, "weight": 5}]},
+            {"backendRefs": [{"name": "web", "port": 80, "weight": 1}]},
+        ]))
+    }
+
+    #[test]
+    fn foreign_backends_keep_their_share() {
+        let split = shifted(&rich(), "3:1");
+        assert_eq!(weights(&split, 0), named(&[("other", 4), ("web-1", 9), ("web-2", 27), ("third", 8)]));
+        assert_eq!(weights(&split, 1), named(&[("stranger", 5)]));
+        assert_eq!(weights(&split, 2), named(&[("web-1", 1), ("web-2", 3)]));
+        assert_eq!(split["spec"]["rules"][0]["backendRefs"][2]["future"], json!({"a": [1]}));
+        let more = shifted(&split, "1:0");
+        assert_eq!(weights(&more, 0), named(&[("other", 1), ("web-1", 0), ("web-2", 9), ("third", 2)]));
+        assert_eq!(ratio(&route(&more), NAMES), Some(Ratio::ALL_NEW));
+        assert!(reaches_new(&route(&more), NAMES));
+    }
+
+    #[test]
+    fn a_ratio_in_force_needs_no_patch() {
+        let split = shifted(&rich(), "2:6");
+        assert_eq!(shift(&route(&split), NAMES, "1:3".parse().unwrap()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_rule_added_in_the_middle_is_split_as_well() {
+        let mut split = shifted(&rich(), "1:1");
+        split["spec"]["rules"].as_array_mut().unwrap().push(json!({"backendRefs": [{"name": "web", "port": 80, "weight": 4}]}));
+        assert_eq!(ratio(&route(&split), NAMES), None);
+        let split = shifted(&split, "1:1");
+        assert_eq!(weights(&split, 3), named(&[("web-1", 4), ("web-2", 4)]));
+        let whole = patched(&split, &restore(&route(&split), NAMES).unwrap().unwrap());
+        assert_eq!(weights(&whole, 3), named(&[("web", 4)]));
+    }
+
+    #[rstest]
+    #[case(json!([{"backendRefs": [{"name": "web", "weight": 1}, {"name": "web", "weight": 2}]}]), "2 times")]
+    #[case(json!([{"backendRefs": [{"name": "web", "weight": 200_000}]}]), "1000000")]
+    #[case(json!([{"backendRefs": [{"name": "web-1", "weight": 1}]}]), "only one of the Services")]
+    fn unsuitable_routes_are_refused_before_the_first_write(#[case] rules: Value, #[case] why: &str) {
+        let steps = ["1:9", "1:0"].map(|s| s.parse().unwrap());
+        let said = check(&route(&object(rules)), NAMES, &steps).unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
+    }
+
+    #[test]
+    fn services_of_other_kinds_and_namespaces_are_not_ours() {
+        let rules = json!([{"backendRefs": [
+            {"name": "web", "namespace": "elsewhere", "weight": 1}, {"name": "web", "kind": "ServiceImport", "group": "x", "weight": 1},
+        ]}]);
+        assert!(!names_service(&route(&object(rules)), "web"));
+    }
+
+    proptest! {
+        /// Any walk over ratios ends with exactly what the user wrote.
+        #[test]
+        fn there_and_back_again(walk in prop::collection::vec((0u32..20, 0u32..20), 1..8), weights in prop::collection::vec(0u32..50, 3)) {
+            let mut start = rich();
+            for (index, weight) in weights.iter().enumerate() {
+                start["spec"]["rules"][0]["backendRefs"][index]["weight"] = json!(weight);
+            }
+            let mut now = start.clone();
+            for (new, old) in walk {
+                let Some(wanted) = Ratio::new(new, old) else { continue };
+                now = shifted(&now, &wanted.to_string());
+                prop_assert_eq!(ratio(&route(&now), NAMES), Some(wanted));
+            }
+            if let Some(ops) = restore(&route(&now), NAMES).unwrap() {
+                now = patched(&now, &ops);
+            }
+            prop_assert_eq!(now, start);
+        }
+    }
 }

@@ -73,8 +73,11 @@ fn hurried() -> Scenario {
     at_once.orders(When::Routing("1:1", 0), json!({"routing": "3:1"})).orders(When::Routing("3:1", 0), json!({"routing": null}))
 }
 
-/// Which invariant catches which bug, in which scenario.
-pub const TABLE: [(Bug, &str, fn() -> Scenario); 24] = [
+/// A bug, the invariant that catches it, and the scenario in which it does.
+type Planted = (Bug, &'static str, fn() -> Scenario);
+
+/// Every planted bug.
+pub const TABLE: [Planted; 24] = [
     (NewPodsBeforeThePin, "R11", promotion),
     (UnreadyPodsCountAsReady, "R1", broken),
     (RatioBeforeDeployed, "R4", promotion),
@@ -112,7 +115,7 @@ fn is_delete_services(action: &Action) -> bool {
 impl Bug {
     /// Before the decision: what is believed.
     pub fn before(self, obs: &mut Observation, memory: &mut Memory) {
-        let mut forget = |facts: &[&'static str]| facts.iter().for_each(|f| drop(memory.since.insert(f, Time::UNIX_EPOCH)));
+        let mut forget = |facts: &[&'static str]| memory.since.extend(facts.iter().map(|f| (*f, Time::UNIX_EPOCH)));
         match self {
             NoSettling => forget(&["in force"]),
             NoDrainOfTheOld => forget(&["flipped", "restored"]),
@@ -136,7 +139,7 @@ impl Bug {
             NewPodsBeforeThePin => plan.actions.retain(|a| a.why != "callers of the Service stay on the old version"),
             RatioBeforeDeployed if state == State::Deploying && !obs.new.endpoints.ready.is_empty() => shift(obs, plan, Ratio::ALL_NEW),
             RatioAgainstTheOrders if obs.wish.as_ref().is_ok_and(|w| w.orders.approved.is_some() && w.orders.routing.is_some()) => {
-                shift(obs, plan, Ratio::new(1, 1).unwrap())
+                shift(obs, plan, Ratio::new(1, 1).unwrap());
             }
             RiseAfterTheRollback if state == State::RollingBack && plan.actions.is_empty() => shift(obs, plan, Ratio::new(1, 3).unwrap()),
             OneRouteToNobody if state == State::Routing => {

@@ -1,6 +1,7 @@
 //! The controllers of a cluster, each a function that looks at the world and does what is next.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use aether_operator::api::Time;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::gateway::Plane;
 use super::rng::Rng;
-use super::world::{World, int, is_deleting, is_ready, items, key_of, millis, owner_uids, selects, strings, text};
+use super::world::{FOREGROUND, World, int, is_deleting, is_ready, items, key_of, millis, owner_uids, selects, strings, text};
 
 /// How long things take, in milliseconds.
 #[derive(Clone, Debug)]
@@ -96,11 +97,11 @@ impl Cluster {
 }
 
 /// What `timers` says of that matter; asked for the first time, it is due after `wait`.
-pub fn is_due(cluster: &mut Cluster, matter: String, wait: u64) -> bool {
+pub fn is_due(cluster: &mut Cluster, matter: &str, wait: u64) -> bool {
     let now = cluster.world.now;
-    let due = *cluster.timers.entry(matter.clone()).or_insert(now + millis(wait));
+    let due = *cluster.timers.entry(matter.to_owned()).or_insert(now + millis(wait));
     if due <= now {
-        cluster.timers.remove(&matter);
+        cluster.timers.remove(matter);
     }
     due <= now
 }
@@ -110,8 +111,9 @@ pub fn forget(cluster: &mut Cluster, matter: &str) {
 }
 
 fn hash_of(template: &Value) -> String {
-    let hash = template.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    format!("{:08x}", hash & 0xffff_ffff)
+    let mut hasher = DefaultHasher::new();
+    template.to_string().hash(&mut hasher);
+    format!("{:08x}", hasher.finish() & 0xffff_ffff)
 }
 
 fn owned(world: &World, kind: Kind, uid: &str) -> Vec<Arc<Value>> {
@@ -207,6 +209,9 @@ fn replica_sets(c: &mut Cluster) {
     for (key, set) in c.world.list(Kind::ReplicaSet) {
         let uid = text(&set, "/metadata/uid");
         let mut pods: Vec<_> = owned(&c.world, Kind::Pod, uid).into_iter().filter(|p| !is_deleting(p)).collect();
+        if is_deleting(&set) {
+            continue;
+        }
         let wanted = usize::try_from(int(&set, "/spec/replicas")).unwrap();
         for _ in pods.len()..wanted {
             c.serial += 1;
@@ -239,12 +244,12 @@ fn kubelet(c: &mut Cluster) {
     for (key, pod) in c.world.list(Kind::Pod) {
         let uid = text(&pod, "/metadata/uid");
         if is_deleting(&pod) {
-            if is_due(c, format!("gone {uid}"), c.timing.gone) {
+            if is_due(c, &format!("gone {uid}"), c.timing.gone) {
                 c.world.remove(Kind::Pod, &key, "kubelet");
             }
-        } else if !is_ready(&pod) && !c.broken.contains(tag(&pod["spec"])) && is_due(c, format!("ready {uid}"), c.timing.ready) {
+        } else if !is_ready(&pod) && !c.broken.contains(tag(&pod["spec"])) && is_due(c, &format!("ready {uid}"), c.timing.ready) {
             c.world.edit(Kind::Pod, &key, "kubelet", |p| {
-                p["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
+                p["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
             });
         }
     }
@@ -289,8 +294,25 @@ fn slices(c: &mut Cluster) {
     }
 }
 
-/// What all owners of are gone goes too.
+/// What all owners of are gone goes too; what waits for what it owns goes after that.
 fn collect_garbage(c: &mut Cluster) {
+    let waits = |o: &Value| is_deleting(o) && items(o, "/metadata/finalizers").any(|f| f == FOREGROUND);
+    let waiting: Vec<_> = c.world.objects.iter().filter(|(_, o)| waits(o)).map(|(id, o)| (id.clone(), o.clone())).collect();
+    for ((kind, key), owner) in waiting {
+        let uid = text(&owner, "/metadata/uid");
+        let all = c.world.objects.iter().filter(|(_, o)| owner_uids(o).any(|u| u == uid));
+        let dependents: Vec<_> = all.map(|(id, _)| id.clone()).collect();
+        if dependents.is_empty() {
+            c.world.remove(kind, &key, "gc");
+        }
+        for (kind, key) in dependents {
+            if kind == Kind::ReplicaSet {
+                c.world.delete_foreground(kind, &key, None, "gc").ok();
+            } else {
+                c.world.delete(kind, &key, None, "gc").ok();
+            }
+        }
+    }
     let orphans: Vec<_> = c
         .world
         .objects

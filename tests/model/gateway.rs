@@ -68,7 +68,7 @@ fn take_due<T: Clone>(coming: &mut VecDeque<(Time, T)>, force: &mut T, now: Time
     }
 }
 
-/// What the EndpointSlices say.
+/// What the slices of endpoints say.
 pub fn reach(world: &World) -> Reach {
     let mut reach = Reach::new();
     for (key, slice) in world.of(Kind::EndpointSlice) {
@@ -111,7 +111,7 @@ pub fn acknowledge(c: &mut Cluster) {
         let matter = format!("ack {key} {generation} {answer}");
         if route.pointer("/status/parents") == Some(&json!(parents)) {
             forget(c, &matter);
-        } else if is_due(c, matter, c.timing.ack) {
+        } else if is_due(c, &matter, c.timing.ack) {
             c.world.edit(Kind::HttpRoute, &key, "gateway", |r| r["status"] = json!({"parents": parents}));
         }
     }

@@ -1,16 +1,15 @@
 //! What must never happen, judged from the world and the data plane.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use aether_operator::api::{State, Time, names};
 use aether_operator::cluster::facts::Kind;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::gateway::Plane;
-use super::truth::{self, Shares, find, picked, ready_endpoints, version_of, versions_picked};
-use super::world::{Objects, World, int, is_deleting, is_ready, items, selects, strings, text};
+use super::truth::{self, find, picked, ready_endpoints, version_of, versions_picked};
+use super::world::{Objects, World, int, is_ready, items, selects, strings, text};
 
 /// A broken invariant: its name, and what was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]

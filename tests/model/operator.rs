@@ -24,6 +24,9 @@ use super::writes::Written;
 const TURNS: usize = 32;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
+/// Whether `Writer::delete` asks for foreground deletion: the Deployment then stays until its last pod is gone.
+const WAITS_FOR_PODS: bool = false;
+
 /// What goes wrong at a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -200,7 +203,7 @@ impl Sim {
             for check in &action.live {
                 self.check(check)?;
             }
-            self.cluster.world.note(format!("           -- {}", action.why));
+            self.cluster.world.note(format!("-- {}", action.why));
             match &action.write {
                 Write::Patch(target, ops) => self.patch(target, ops, false)?,
                 Write::Create(target, object) => self.create(target, object)?,
@@ -227,7 +230,7 @@ impl Sim {
         self.operator.writes += 1;
         if let Some(fault) = fault {
             let number = self.operator.writes - 1;
-            self.cluster.world.note(format!("           ** {fault:?} at write {number}, {target}"));
+            self.cluster.world.note(format!("** {fault:?} at write {number}, {target}"));
         }
         match fault {
             Some(Fault::CrashBefore) => return Err(End::Crashed),
@@ -235,7 +238,7 @@ impl Sim {
             Some(Fault::Conflict) => {
                 let count = self.operator.writes;
                 self.cluster.world.edit(target.kind, &target.key, "somebody", |o| {
-                    o["metadata"]["annotations"]["example.org/touched"] = json!(count.to_string())
+                    o["metadata"]["annotations"]["example.org/touched"] = json!(count.to_string());
                 });
             }
             _ => {}
@@ -267,7 +270,7 @@ impl Sim {
                 Ok(())
             }
             Err(refusal) => {
-                self.cluster.world.note(format!("           .. {target}: {refusal:?}"));
+                self.cluster.world.note(format!(".. {target}: {refusal:?}"));
                 self.look_again(target);
                 Err(End::Stale)
             }
@@ -290,7 +293,10 @@ impl Sim {
 
     fn delete(&mut self, target: &Target, uid: &str) -> Result<(), End> {
         // Gone already, or another object by now: the next look tells.
-        let _ = self.send(target, false, |world| world.delete(target.kind, &target.key, Some(uid), "OPERATOR"))?;
+        let _ = self.send(target, false, |world| match target.kind {
+            Kind::Deployment if WAITS_FOR_PODS => world.delete_foreground(target.kind, &target.key, Some(uid), "OPERATOR"),
+            _ => world.delete(target.kind, &target.key, Some(uid), "OPERATOR"),
+        })?;
         self.look_again(target);
         Ok(())
     }
@@ -309,7 +315,9 @@ impl Sim {
         } else {
             let keys: Vec<Key> = found.iter().map(|o| key_of(o)).collect();
             let _ = self.send(&target("*"), false, |world| {
-                keys.iter().for_each(|key| drop(world.delete(Kind::Service, key, None, "OPERATOR")));
+                for key in &keys {
+                    world.delete(Kind::Service, key, None, "OPERATOR").ok();
+                }
                 Ok(())
             })?;
         }

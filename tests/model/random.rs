@@ -52,7 +52,7 @@ pub fn random(seed: u64) -> (Scenario, Faults) {
     scenario = scenario.when(When::After(rng.below(60_000)), last).ends(Goal::Over, "");
     let faults =
         Faults { rate: rng.pick(&[0, 30, 80, 200]), late: rng.percent(50), kills, until: 30 + rng.below(120), ..Faults::default() };
-    scenario.name += &format!(", {:?}", scenario.script);
+    scenario.name = format!("{}, {:?}", scenario.name, scenario.script);
     (scenario, faults)
 }
 

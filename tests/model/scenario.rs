@@ -21,11 +21,11 @@ pub enum When {
 /// What people do.
 #[derive(Clone, Debug)]
 pub enum Act {
-    /// A merge patch of the RollingUpdate's spec.
+    /// A merge patch of the update's spec.
     Spec(Value),
     /// A merge patch of the workload's pod template.
     Template(Value),
-    /// They delete the RollingUpdate.
+    /// They delete the update.
     Delete,
     /// The API server takes everything again.
     Allow,
@@ -37,7 +37,7 @@ pub enum Act {
 pub enum Goal {
     State(State),
     Gone,
-    /// Any end: a terminal state, or no RollingUpdate any more.
+    /// Any end: a terminal state, or no update any more.
     Over,
 }
 
@@ -58,8 +58,12 @@ pub struct Scenario {
     pub refused: BTreeSet<String>,
     /// A manifest owns the workload's `replicas`.
     pub replicas_owned: bool,
+    /// The apex stays pinned to the live version.
     pub keeps_pin: bool,
+    /// The workload stays paused.
     pub keeps_pause: bool,
+    /// News of pods come that many milliseconds late, all the time.
+    pub pods_late: u64,
 }
 
 impl Scenario {
@@ -76,16 +80,18 @@ impl Scenario {
             timing: Timing::default(),
             dials_pods: true,
             drain: Duration::from_secs(5),
-            deadline: Duration::from_secs(900),
+            deadline: Duration::from_mins(15),
             broken: BTreeSet::new(),
             refused: BTreeSet::new(),
             replicas_owned: false,
             keeps_pin: false,
             keeps_pause: false,
+            pods_late: 0,
         }
     }
 
     /// The same with something else in the spec.
+    #[allow(clippy::needless_pass_by_value, reason = "reads better at fifty calls")]
     pub fn with(mut self, field: &str, value: Value) -> Self {
         for update in &mut self.updates {
             update["spec"][field] = value.clone();

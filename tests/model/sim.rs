@@ -14,7 +14,7 @@ use super::operator::{FAULTS, Fault, Operator};
 use super::rng::Rng;
 use super::scenario::{Act, Goal, Scenario, When};
 use super::truth;
-use super::world::{NS, int, is_ready, items, millis, text};
+use super::world::{NS, World, int, is_ready, items, millis, text};
 
 /// Which writes go wrong.
 #[derive(Clone, Debug, Default)]
@@ -39,11 +39,10 @@ impl Faults {
 }
 
 /// What a run was like.
-#[derive(Debug)]
 pub struct Report {
-    pub trace: Vec<String>,
+    /// Mutating requests until the goal was reached and a little after.
     pub writes: usize,
-    pub state: Option<State>,
+    pub world: World,
 }
 
 /// A run that broke an invariant.
@@ -72,20 +71,17 @@ const UPDATE: &str = "web";
 
 pub fn run(scenario: &Scenario, faults: &Faults, bug: Option<Bug>, seed: u64) -> Result<Report, Failure> {
     let mut sim = Sim::new(scenario, faults, bug, seed);
-    sim.play().map_err(|violation| {
-        let trace = &sim.cluster.world.trace;
-        let tail = trace.len().saturating_sub(70);
-        let story = format!(
-            "{} broken: {}\nscenario {}, seed {seed}, faults {faults:?}, bug {bug:?}, timing {:?}, late {:?}\n{}",
-            violation.0,
-            violation.1,
-            scenario.name,
-            sim.cluster.timing,
-            sim.operator.delay,
-            trace[tail..].join("\n")
-        );
-        Failure { violation, story }
-    })
+    match sim.play() {
+        Ok(writes) => Ok(Report { writes, world: sim.cluster.world }),
+        Err(violation) => {
+            let Violation(name, what) = &violation;
+            let (timing, late) = (&sim.cluster.timing, &sim.operator.delay);
+            let about =
+                format!("scenario {}, seed {seed}, faults {faults:?}, bug {bug:?}, timing {timing:?}, late {late:?}", scenario.name);
+            let story = format!("{name} broken: {what}\n{about}\n{}", sim.cluster.world.story(70));
+            Err(Failure { violation, story })
+        }
+    }
 }
 
 impl Sim {
@@ -134,12 +130,12 @@ impl Sim {
         self.operator.down_until = Some(self.cluster.world.now + millis(pause));
     }
 
-    fn play(&mut self) -> Result<Report, Violation> {
+    fn play(&mut self) -> Result<usize, Violation> {
         for update in self.scenario.updates.clone() {
             self.cluster.world.create(Kind::RollingUpdate, update, "user").unwrap();
         }
         self.operator.start(&self.cluster.world);
-        self.checker.slack = if self.faults.late { Duration::from_secs(9) } else { Duration::from_secs(2) };
+        self.checker.slack = if self.faults.late || self.scenario.pods_late > 0 { Duration::from_secs(9) } else { Duration::from_secs(2) };
         let deadline = self.cluster.world.now + self.scenario.deadline + Duration::from_secs(self.faults.until);
         while !self.is_there() {
             let stuck = self.cluster.world.now >= deadline;
@@ -163,8 +159,7 @@ impl Sim {
         ensure(self.scenario.live_at_end.as_ref().is_none_or(|v| *v == self.checker.live), "end", || {
             format!("{} is live", self.checker.live)
         })?;
-        let there = truth::find(objects, Kind::RollingUpdate, UPDATE).is_some();
-        Ok(Report { trace: self.cluster.world.trace.clone(), writes, state: there.then(|| self.checker.state(objects)) })
+        Ok(writes)
     }
 
     fn is_there(&self) -> bool {
@@ -198,7 +193,7 @@ impl Sim {
             if now < until {
                 return Ok(());
             }
-            self.cluster.world.note("           ** a new operator starts");
+            self.cluster.world.note("** a new operator starts");
             self.operator.start(&self.cluster.world);
         }
         self.operator.hear(&self.cluster.world);
@@ -215,7 +210,7 @@ impl Sim {
     fn mischief(&mut self) {
         let now = self.cluster.world.now;
         if now >= self.faults_end {
-            self.operator.delay.clear();
+            self.operator.delay = [(Kind::Pod, self.scenario.pods_late)].into();
             return;
         }
         if self.faults.late && self.late_until.is_none_or(|t| now >= t) {

@@ -1,7 +1,5 @@
 //! The scenarios.
 
-use std::time::Duration;
-
 use aether_operator::api::{State, names};
 use serde_json::{Value, json};
 
@@ -28,6 +26,13 @@ fn rollback() -> Value {
 /// A rollback ordered when it is so.
 pub fn rollback_when(name: &str, when: When) -> Scenario {
     Scenario::new(name).orders(when, rollback()).rolled_back()
+}
+
+/// A release after one whose old version was kept: its pods must not come back behind the Service.
+pub fn after_manual() -> Scenario {
+    let kept = Scenario::new("the next release after MANUAL").with("cleanupPolicy", json!("MANUAL"));
+    let kept = kept.when(When::State(Completed, 2000), Act::Spec(json!({"version": "3.0.0"})));
+    Scenario { keeps_pin: true, keeps_pause: true, ..kept.ends(Goal::State(Completed), "3.0.0") }
 }
 
 /// Every scenario that ends in one way only.
@@ -92,6 +97,14 @@ pub fn all() -> Vec<Scenario> {
             .orders(When::Routing("1:1", 1000), rollback())
             .when(When::State(RolledBack, 1000), Act::Spec(json!({"attempt": 2, "control": null}))),
         new("back to the version before").when(When::State(Completed, 2000), next("1.0.0")).ends(Goal::State(Completed), "1.0.0"),
+        new("the live version is wanted again after a rollback")
+            .orders(When::Routing("1:1", 1000), rollback())
+            .when(When::State(RolledBack, 1000), next("1.0.0"))
+            .ends(Goal::State(Completed), "1.0.0"),
+        new("the next version comes with its rollback")
+            .orders(When::Routing("1:1", 1000), rollback())
+            .when(When::State(RolledBack, 1000), Act::Spec(json!({"version": "3.0.0", "control": {"version": "3.0.0"}})))
+            .rolled_back(),
         new("superseded in DEPLOYING").when(When::State(Deploying, 3000), next("3.0.0")).ends(Goal::State(Completed), "3.0.0"),
         new("superseded in ROUTING").when(When::Routing("1:1", 2000), next("3.0.0")).ends(Goal::State(Completed), "3.0.0"),
         new("superseded while rolling back")
@@ -121,6 +134,8 @@ pub fn all() -> Vec<Scenario> {
         },
         bare(new("no finalizer at birth")),
     ];
+    let early = new("superseded before the news of its pods").when(When::State(Deploying, 1000), next("3.0.0"));
+    table.push(Scenario { pods_late: 3000, ..early.ends(Goal::State(Completed), "3.0.0") });
     for step in ["1:9", "1:3", "1:1", "3:1", "1:0"] {
         table.push(rollback_when(&format!("rollback from ROUTING at {step}"), When::Routing(step, 1500)));
     }
@@ -137,5 +152,5 @@ fn bare(mut scenario: Scenario) -> Scenario {
         assert_eq!(update["metadata"]["finalizers"], json!([names::FINALIZER]));
         update["metadata"].as_object_mut().unwrap().remove("finalizers");
     }
-    Scenario { deadline: Duration::from_secs(900), ..scenario }
+    scenario
 }

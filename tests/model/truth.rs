@@ -55,7 +55,7 @@ pub fn version_behind(objects: &Objects, service: &str) -> Option<String> {
     versions.next().filter(|_| versions.next().is_none())
 }
 
-/// Ready endpoints of a Service by its EndpointSlices.
+/// Ready endpoints of a Service by its slices.
 pub fn ready_endpoints(objects: &Objects, service: &str) -> BTreeSet<String> {
     let there = find(objects, Kind::Service, service).is_some();
     all(objects, Kind::EndpointSlice)

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 pub const NS: &str = "shop";
 
+/// What keeps an object until what it owns is gone.
+pub const FOREGROUND: &str = "foregroundDeletion";
+
 pub type Objects = BTreeMap<(Kind, Key), Arc<Value>>;
 
 /// One change, as a watch would tell it. No object: it is gone.
@@ -19,6 +22,15 @@ pub struct Event {
     pub key: Key,
     pub uid: String,
     pub object: Option<Arc<Value>>,
+}
+
+/// One line of the story of a run; an object is described only when somebody wants to read it.
+#[derive(Clone, Debug)]
+pub struct Line {
+    at: Time,
+    by: &'static str,
+    text: String,
+    object: Option<(Kind, Arc<Value>)>,
 }
 
 /// Why the API server did not do as asked.
@@ -36,7 +48,7 @@ pub struct World {
     pub now: Time,
     pub start: Time,
     pub log: BTreeMap<Kind, Vec<Event>>,
-    pub trace: Vec<String>,
+    pub trace: Vec<Line>,
     /// Names whose creation is refused for good.
     pub refused: BTreeSet<String>,
     /// Raised by every change.
@@ -63,9 +75,21 @@ impl World {
         }
     }
 
-    pub fn note(&mut self, text: impl std::fmt::Display) {
-        let at = (self.now - self.start).as_seconds_f64();
-        self.trace.push(format!("{at:7.1}s {text}"));
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.trace.push(Line { at: self.now, by: "", text: text.into(), object: None });
+    }
+
+    /// The last lines of what happened, to be read.
+    pub fn story(&self, lines: usize) -> String {
+        let from = self.trace.len().saturating_sub(lines);
+        self.trace[from..].iter().map(|line| self.tell(line)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn tell(&self, line: &Line) -> String {
+        let at = (line.at - self.start).as_seconds_f64();
+        let object =
+            line.object.as_ref().map(|(kind, o)| format!("{} {}: {}", kind.gvk().2, text(o, "/metadata/name"), describe(*kind, o)));
+        format!("{at:7.1}s {:<10} {}{}", line.by, line.text, object.unwrap_or_default())
     }
 
     pub fn get(&self, kind: Kind, name: &str) -> Option<&Arc<Value>> {
@@ -88,7 +112,7 @@ impl World {
         self.objects.values().any(|o| text(o, "/metadata/uid") == uid)
     }
 
-    pub fn create(&mut self, kind: Kind, mut object: Value, by: &str) -> Result<Arc<Value>, Refusal> {
+    pub fn create(&mut self, kind: Kind, mut object: Value, by: &'static str) -> Result<Arc<Value>, Refusal> {
         let key = key_of(&object);
         if self.refused.contains(&key.name) {
             return Err(Refusal::Forbidden(format!("{} is forbidden: exceeded quota", key.name)));
@@ -108,7 +132,14 @@ impl World {
     }
 
     /// A JSON Patch. Whether anything changed by it comes with the object.
-    pub fn patch(&mut self, kind: Kind, key: &Key, ops: &[PatchOperation], status: bool, by: &str) -> Result<(Arc<Value>, bool), Refusal> {
+    pub fn patch(
+        &mut self,
+        kind: Kind,
+        key: &Key,
+        ops: &[PatchOperation],
+        status: bool,
+        by: &'static str,
+    ) -> Result<(Arc<Value>, bool), Refusal> {
         let old = self.at(kind, key).cloned().ok_or(Refusal::NotFound)?;
         let mut new = (*old).clone();
         json_patch::patch(&mut new, ops).map_err(|e| Refusal::Invalid(e.to_string()))?;
@@ -126,14 +157,14 @@ impl World {
     }
 
     /// What controllers and people do: read, change, write.
-    pub fn edit(&mut self, kind: Kind, key: &Key, by: &str, change: impl FnOnce(&mut Value)) -> bool {
+    pub fn edit(&mut self, kind: Kind, key: &Key, by: &'static str, change: impl FnOnce(&mut Value)) -> bool {
         let Some(old) = self.at(kind, key).cloned() else { return false };
         let mut new = (*old).clone();
         change(&mut new);
         self.commit(kind, key, &old, new, by).1
     }
 
-    pub fn delete(&mut self, kind: Kind, key: &Key, uid: Option<&str>, by: &str) -> Result<(), Refusal> {
+    pub fn delete(&mut self, kind: Kind, key: &Key, uid: Option<&str>, by: &'static str) -> Result<(), Refusal> {
         let old = self.at(kind, key).cloned().ok_or(Refusal::NotFound)?;
         if uid.is_some_and(|u| u != text(&old, "/metadata/uid")) {
             return Err(Refusal::Conflict);
@@ -151,17 +182,33 @@ impl World {
         Ok(())
     }
 
+    /// A deletion that keeps the object until everything it owns is gone.
+    pub fn delete_foreground(&mut self, kind: Kind, key: &Key, uid: Option<&str>, by: &'static str) -> Result<(), Refusal> {
+        let old = self.at(kind, key).ok_or(Refusal::NotFound)?;
+        if uid.is_some_and(|u| u != text(old, "/metadata/uid")) {
+            return Err(Refusal::Conflict);
+        }
+        if !is_deleting(old) {
+            let (mut new, now) = ((**old).clone(), stamp(self.now));
+            new["metadata"]["deletionTimestamp"] = json!(now);
+            new["metadata"]["finalizers"] = json!([FOREGROUND]);
+            self.store(kind, key.clone(), new, by);
+        }
+        Ok(())
+    }
+
     /// Takes an object out, whatever holds it.
-    pub fn remove(&mut self, kind: Kind, key: &Key, by: &str) {
+    pub fn remove(&mut self, kind: Kind, key: &Key, by: &'static str) {
         if let Some(old) = self.objects.remove(&(kind, key.clone())) {
             self.version += 1;
             let uid = text(&old, "/metadata/uid").to_owned();
-            self.note(format!("{by:<10} DELETED {} {}", kind.gvk().2, key.name));
+            let text = format!("DELETED {} {}", kind.gvk().2, key.name);
+            self.trace.push(Line { at: self.now, by, text, object: None });
             self.log.get_mut(&kind).unwrap().push(Event { at: self.now, key: key.clone(), uid, object: None });
         }
     }
 
-    fn commit(&mut self, kind: Kind, key: &Key, old: &Arc<Value>, mut new: Value, by: &str) -> (Arc<Value>, bool) {
+    fn commit(&mut self, kind: Kind, key: &Key, old: &Arc<Value>, mut new: Value, by: &'static str) -> (Arc<Value>, bool) {
         tidy(&mut new);
         if new == **old {
             return (old.clone(), false);
@@ -178,12 +225,12 @@ impl World {
         (stored, true)
     }
 
-    fn store(&mut self, kind: Kind, key: Key, mut object: Value, by: &str) -> Arc<Value> {
+    fn store(&mut self, kind: Kind, key: Key, mut object: Value, by: &'static str) -> Arc<Value> {
         self.version += 1;
         tidy(&mut object);
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let object = Arc::new(object);
-        self.note(format!("{by:<10} {} {}: {}", kind.gvk().2, key.name, describe(kind, &object)));
+        self.trace.push(Line { at: self.now, by, text: String::new(), object: Some((kind, object.clone())) });
         let uid = text(&object, "/metadata/uid").to_owned();
         self.log.get_mut(&kind).unwrap().push(Event { at: self.now, key: key.clone(), uid, object: Some(object.clone()) });
         self.objects.insert((kind, key), object.clone());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aether_operator::api::{State, Time, names};
+use aether_operator::api::{State, Time};
 use aether_operator::cluster::facts::Kind;
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ impl Checker {
                 let mut stripped = [(**old).clone(), (**new).clone()];
                 for object in &mut stripped {
                     let meta = object["metadata"].as_object_mut().unwrap();
-                    ["resourceVersion", "generation"].iter().for_each(|f| drop(meta.remove(*f)));
+                    meta.retain(|k, _| k != "resourceVersion" && k != "generation");
                     meta.retain(|k, _| !(k == "finalizers" && w.kind == Kind::RollingUpdate));
                     if let Some(notes) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
                         notes.retain(|k, _| !k.starts_with("aether.dev/"));
@@ -61,7 +61,7 @@ impl Checker {
                         Kind::RollingUpdate if w.status => object["status"] = Value::Null,
                         Kind::Deployment if w.name == self.workload => {
                             let spec = object["spec"].as_object_mut().unwrap();
-                            ["paused", "replicas"].iter().for_each(|f| drop(spec.remove(*f)));
+                            spec.retain(|k, _| k != "paused" && k != "replicas");
                         }
                         Kind::Service if w.name == self.apex => object["spec"]["selector"] = Value::Null,
                         Kind::HttpRoute if self.users_rules.contains_key(w.name) => {
@@ -227,7 +227,7 @@ impl Checker {
     }
 }
 
-/// Whether a pod belongs, over its ReplicaSet, to the workload or to a Deployment made from it; orphans do.
+/// Whether a pod belongs, by its labels, to the workload or to a Deployment made from it.
 fn owner_is_ours(objects: &Objects, pod: &Value, workload: &str) -> bool {
     let app = |o: &Value| text(o, "/metadata/labels/app").to_owned();
     let template = find(objects, Kind::Deployment, workload).map(|w| text(w, "/spec/template/metadata/labels/app").to_owned());

@@ -1,22 +1,24 @@
 //! PENDING: nothing is touched until everything is known to be in order.
 
-use crate::api::rolling_update::{Objects, TrafficMode, Transition};
+use std::time::Duration;
+
+use crate::api::rolling_update::{Objects, Outcome, TrafficMode, Transition};
 use crate::api::{RollingUpdateStatus, State, names};
+use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::backward;
-use super::build;
-use super::decide::{Cause, Turn, other_version};
-use super::model::Observation;
-use super::status::Saying;
-use super::wish::Wish;
-use crate::api::rolling_update::Outcome;
+use super::rolling_back;
+use crate::rollout::build;
+use crate::rollout::decide::{Cause, Turn, other_version};
+use crate::rollout::model::Observation;
+use crate::rollout::status::Saying;
+use crate::rollout::wish::Wish;
 
 /// Why an update waits, in a word and in a sentence that says what to do.
 struct Hold(&'static str, String);
 
 /// Starts the wanted version, or says what keeps it from starting.
-pub fn pending(turn: &mut Turn<'_>, wish: &Wish) {
+pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let again = turn.obs.status.state.is_terminal();
     if again {
         begin_anew(turn);
@@ -30,7 +32,7 @@ pub fn pending(turn: &mut Turn<'_>, wish: &Wish) {
             by: "spec.control",
         };
         turn.status.objects = Some(turn.obs.objects.clone());
-        backward::begin(turn, wish, &cause);
+        rolling_back::begin(turn, wish, &cause);
         return;
     }
     if let Some(version) = already_live(turn.obs, wish) {
@@ -45,7 +47,7 @@ pub fn pending(turn: &mut Turn<'_>, wish: &Wish) {
             let state = State::Pending;
             turn.say(Saying { refused_order: other_version(wish), ..Saying::new(state, reason, message) });
             // Watches wake us for every object named here; this is for what no watch shows.
-            turn.wake_after(std::time::Duration::from_secs(60));
+            turn.wake_after(Duration::from_mins(1));
         }
         Ok(_) if turn.hold_on() => turn.status = turn.obs.status.clone(),
         Ok((objects, instances)) => {
@@ -53,6 +55,7 @@ pub fn pending(turn: &mut Turn<'_>, wish: &Wish) {
             turn.status.objects = Some(objects);
             turn.status.new_instances = Some(instances);
             turn.status.routing = Some("0:1".into());
+            turn.status.effective_routing = Some("0:1".into());
             let message = format!("bringing out {instances} pods of version {} at 0 % traffic", wish.version);
             turn.say(Saying { refused_order: other_version(wish), ..Saying::new(State::Deploying, "Deploying", message) });
         }
@@ -163,6 +166,7 @@ fn routes(obs: &Observation, wish: &Wish) -> Result<(), Hold> {
             wish.service
         ));
     }
+    let ratios: Vec<_> = wish.steps.iter().chain(&wish.orders.routing).map(|asked| asked.ratio).collect();
     for route in &obs.routes {
         if route.meta.annotations.contains_key(names::SPLIT) && !gateway::names_service(route, &wish.service) {
             return Err(Hold(
@@ -170,10 +174,12 @@ fn routes(obs: &Observation, wish: &Wish) -> Result<(), Hold> {
                 format!("HTTPRoute {} is split by another update; this one starts when that one has ended", route.meta.name),
             ));
         }
-        let steps = wish.steps.iter().map(|s| s.ratio).chain(wish.orders.routing.iter().map(|o| o.ratio));
-        gateway::check(route, obs.names(), steps).map_err(|e| Hold("RouteUnsuitable", e.to_string()))?;
+        gateway::check(route, obs.names(), &ratios).map_err(|e| Hold("RouteUnsuitable", e.to_string()))?;
     }
-    Ok(())
+    match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
+        Gate::Refused(why) => Err(Hold("RouteNotAccepted", format!("{why}; correct it, or traffic could not be shifted"))),
+        Gate::Confirmed | Gate::Silent(_) => Ok(()),
+    }
 }
 
 /// The live version must be whole and alone behind the apex, so that the pin changes nothing.

@@ -9,11 +9,12 @@ use crate::cluster::patch;
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::decide::{Cause, REFUSED, Turn};
-use super::forward::{delete_services, is_as_paused, unpause};
-use super::model::{Target, Write};
-use super::status::Saying;
-use super::wish::Wish;
+use super::MUTE_GATEWAY;
+use super::completing::{delete_services, is_as_paused, only_reached, unpause};
+use crate::rollout::decide::{Cause, REFUSED, Turn};
+use crate::rollout::model::{Target, Write};
+use crate::rollout::status::Saying;
+use crate::rollout::wish::Wish;
 
 /// Starts to go back: the write that moves the traffic comes before the one that says so.
 pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
@@ -22,8 +23,12 @@ pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
     turn.status.routing = Some("0:1".into());
     turn.status.effective_routing = Some("0:1".into());
     turn.status.step = None;
-    turn.say(Saying { by: cause.by, ..Saying::new(State::RollingBack, cause.reason, message) });
+    turn.say(Saying { by: cause.by, shifted: going_back(), ..Saying::new(State::RollingBack, cause.reason, message) });
     turn.wake_after(wish.settle);
+}
+
+fn going_back() -> (Answer, &'static str, String) {
+    (Answer::False, "RollingBack", "all traffic goes to the old version".to_owned())
 }
 
 /// Goes on until nothing of the new version is left.
@@ -32,7 +37,7 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let state = match retreat(turn, wish) {
         Some(waiting) => {
             let message = format!("{message}; {waiting}");
-            turn.say(Saying::new(State::RollingBack, &reason, message));
+            turn.say(Saying { shifted: going_back(), ..Saying::new(State::RollingBack, &reason, message) });
             return;
         }
         None if reason == REFUSED => State::Failed,
@@ -46,7 +51,7 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         )
     });
     let shifted = (Answer::True, "Restored", "the routes name the Service itself, which selects the old version".to_owned());
-    turn.say(Saying { unreleased, shifted, ..Saying::new(state, &reason, message) });
+    turn.say(Saying { shifted, unreleased, ..Saying::new(state, &reason, message) });
 }
 
 /// Why the update went back: what was said when it did.
@@ -102,8 +107,8 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let split = obs.routes.iter().any(|r| gateway::is_split(r, names));
     if split || obs.new_deployment().is_some() {
         match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
-            Gate::Confirmed => {}
-            Gate::Silent(why) | Gate::Refused(why) if had_traffic(turn) => return Some(why),
+            // The weights are written; a gateway that never says so must not keep the update here for ever.
+            Gate::Silent(why) | Gate::Refused(why) if had_traffic(turn) && !turn.held_for("unconfirmed", MUTE_GATEWAY) => return Some(why),
             _ => {}
         }
     }
@@ -124,8 +129,9 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return Some("giving the data plane time to follow".into());
     }
     if let Some(deployment) = obs.new_deployment().filter(|d| !d.meta.deleting) {
-        let target = Target { kind: Kind::Deployment, key: deployment.meta.key() };
-        turn.act("nothing reaches the new version any more", Write::Delete(target, deployment.meta.uid.clone()));
+        let target = Target::of(Kind::Deployment, &deployment.meta);
+        let checks = obs.old.pin.as_ref().map(|pin| only_reached(obs, pin)).unwrap_or_default();
+        turn.act_if("nothing reaches the new version any more", Write::Delete(target, deployment.meta.uid.clone()), checks);
         return Some("removing the new version".into());
     }
     if !obs.new.pods.is_empty() || obs.new_deployment().is_some() {

@@ -1,0 +1,213 @@
+//! COMPLETING: the apex flips, the routes are given back, the old version drains and goes.
+//!
+//! Every function looks at the cluster, not at what was done before: after a crash the same
+//! observation leads to the same next write.
+
+use json_patch::PatchOperation;
+use serde_json::json;
+
+use crate::api::conditions::Answer;
+use crate::api::rolling_update::{CleanupPolicy, Outcome};
+use crate::api::{State, names};
+use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::patch;
+use crate::traffic::apex::{self, Pin};
+use crate::traffic::gate::{self, Gate};
+use crate::traffic::gateway;
+
+use super::SLOW_GATEWAY;
+use super::shifting::{recorded, refused_order};
+use crate::rollout::build;
+use crate::rollout::decide::{Turn, shifted_to};
+use crate::rollout::model::{LiveCheck, Observation, Target, Write};
+use crate::rollout::status::Saying;
+use crate::rollout::wish::Wish;
+
+/// The old version can still take the traffic back at once.
+pub fn old_version_is_whole(obs: &Observation) -> bool {
+    obs.old.deployment.as_ref().is_some_and(|d| d.replicas > 0 && !d.meta.deleting)
+}
+
+/// Does the next thing, or says what is waited for.
+pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
+    let waiting = if old_version_is_whole(turn.obs) { retire(turn, wish) } else { release(turn, wish) };
+    let recorded = recorded(turn.obs).text;
+    let saying = match waiting {
+        Progress::Busy(message) => Saying { shifted: shifted_to(&recorded), ..Saying::new(State::Completing, "Completing", message) },
+        Progress::Stuck(reason, message) => Saying { shifted: shifted_to(&recorded), ..Saying::new(State::Completing, reason, message) },
+        Progress::Done(reason, message) => {
+            turn.status.step = None;
+            Saying {
+                shifted: (Answer::True, "Restored", "the routes name the Service itself, which selects the new version".into()),
+                ..Saying::new(State::Completed, reason, message)
+            }
+        }
+    };
+    let late = (turn.obs.status.state == State::Completing && wish.orders.outcome == Some(Outcome::Rollback)).then(|| {
+        (
+            "OldVersionGone",
+            format!("the old version is gone; to go back, set spec.version to {}", turn.obs.status.old_version.clone().unwrap_or_default()),
+        )
+    });
+    turn.say(Saying { refused_order: late.or_else(|| refused_order(wish, turn.obs)), ..saying });
+}
+
+/// How COMPLETING stands.
+enum Progress {
+    Busy(String),
+    Stuck(&'static str, String),
+    Done(&'static str, String),
+}
+
+/// While the old version lives: flip, restore, drain, and then its last hour.
+fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
+    let obs = turn.obs;
+    let busy = |message: &str| Progress::Busy(message.to_owned());
+    let (Some(apex), Some(new_pin)) = (&obs.apex, &obs.new.pin) else {
+        return Progress::Stuck("ServiceGone", format!("Service {} does not exist any more; create it again", obs.objects.service));
+    };
+    let ready = i32::try_from(obs.new.pods.iter().filter(|p| p.ready && !p.meta.deleting).count()).unwrap_or(i32::MAX);
+    if !apex::is_pinned_to(apex, new_pin) {
+        if ready < obs.status.new_instances.unwrap_or(1) {
+            return Progress::Stuck(
+                "NotEnoughEndpoints",
+                format!("{ready} pods of the new version are ready; the Service stays on the old version"),
+            );
+        }
+        turn.patch("callers of the Service go to the new version", Kind::Service, &apex.meta, apex::pin(apex, new_pin));
+        return busy("flipping the Service to the new version");
+    }
+    let new_pods = obs.new.pod_names();
+    let shown = &obs.apex_endpoints.ready;
+    if shown.is_empty() || !shown.iter().all(|p| new_pods.contains(p.as_str())) || i32::try_from(shown.len()).unwrap_or(i32::MAX) < ready {
+        return busy("waiting for the Service's endpoints to show the new version");
+    }
+    let stay = wish.old_version_stays();
+    let drained = turn.held_for("flipped", stay);
+    for route in &obs.routes {
+        match gateway::restore(route, obs.names()) {
+            Ok(None) => {}
+            Ok(Some(ops)) => turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops),
+            Err(e) => return Progress::Stuck("RouteUnsuitable", e.to_string()),
+        }
+    }
+    if turn.acts() {
+        return busy("giving the routes back");
+    }
+    match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
+        Gate::Confirmed => {}
+        Gate::Silent(why) => {
+            let slow = turn.held("silent") >= SLOW_GATEWAY;
+            turn.wake_after(SLOW_GATEWAY);
+            return if slow { Progress::Stuck("WaitingForGateway", why) } else { busy("giving the routes back") };
+        }
+        Gate::Refused(why) => return Progress::Stuck("GatewayRefuses", why),
+    }
+    if !turn.held_for("restored", wish.settle.max(wish.drain)) || !drained {
+        return busy("the old version drains before it goes");
+    }
+    if wish.cleanup == CleanupPolicy::Manual {
+        delete_services(turn);
+        return if turn.acts() {
+            busy("removing the version Services")
+        } else {
+            Progress::Done(
+                "OldVersionKept",
+                format!("version {} is live; the old version is kept by cleanupPolicy MANUAL, so the Service stays pinned", wish.version),
+            )
+        };
+    }
+    retire_old(turn, new_pin);
+    busy("removing the old version")
+}
+
+/// No route names a version Service, read live: nothing reaches a version but through the apex.
+pub fn routes_are_whole(obs: &Observation) -> Vec<LiveCheck> {
+    let services = [&obs.objects.old_service, &obs.objects.new_revision].map(Clone::clone);
+    obs.routes.iter().map(|r| LiveCheck::RouteWithout(r.meta.key(), services.to_vec())).collect()
+}
+
+/// And the apex selects that version alone.
+pub fn only_reached(obs: &Observation, pin: &Pin) -> Vec<LiveCheck> {
+    let apex = obs.apex.iter().map(|apex| LiveCheck::Selector(apex.meta.key(), apex::pinned_selector(apex, pin)));
+    routes_are_whole(obs).into_iter().chain(apex).collect()
+}
+
+/// The version Services go first, so that no selector names the old pods any more; then the old version.
+/// The user's own Deployment is scaled to 0 and let go in the same write (at 0 nothing can roll out).
+fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
+    let obs = turn.obs;
+    delete_services(turn);
+    let Some(old) = &obs.old.deployment else { return };
+    let Some(workload) = &obs.workload else { return };
+    let checks = only_reached(obs, new_pin);
+    let live =
+        [(names::LIVE, obs.status.new_version.clone().unwrap_or_default()), (names::LIVE_REVISION, obs.objects.new_revision.clone())];
+    if obs.old_is_workload() {
+        let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(0))];
+        if obs.holds_workload() {
+            ops.extend(unpause(old));
+        }
+        ops.extend(patch::annotate(&old.meta, &live));
+        turn.act_if(
+            "the old version goes, its Deployment stays as the template",
+            Write::Patch(Target::of(Kind::Deployment, &old.meta), ops),
+            checks,
+        );
+    } else {
+        if live.iter().any(|(name, value)| workload.meta.annotations.get(*name) != Some(value)) {
+            let why = "which version is live is written on the workload";
+            turn.patch(why, Kind::Deployment, &workload.meta, patch::annotate(&workload.meta, &live));
+        }
+        turn.act_if("the old version goes", Write::Delete(Target::of(Kind::Deployment, &old.meta), old.meta.uid.clone()), checks);
+    }
+}
+
+/// Whether the workload's template is as it was when we paused it.
+pub fn is_as_paused(workload: &Deployment) -> bool {
+    workload.meta.annotations.get(names::PAUSED_TEMPLATE).is_some_and(|hash| *hash == build::template_hash(workload))
+}
+
+/// Lets the Deployment controller roll out again.
+pub fn unpause(workload: &Deployment) -> Vec<PatchOperation> {
+    let mut ops = vec![patch::test("/spec/paused", json!(true)), patch::remove("/spec/paused")];
+    ops.extend(patch::clear_annotations(&workload.meta, &[names::PAUSED_TEMPLATE]));
+    ops
+}
+
+/// Takes the version Services away, in one request.
+pub fn delete_services(turn: &mut Turn<'_>) {
+    let services: Vec<(String, String)> = turn.obs.version_services().map(|s| (s.meta.name.clone(), s.meta.uid.clone())).collect();
+    if services.is_empty() {
+        return;
+    }
+    let meta = &turn.obs.meta;
+    let write = Write::DeleteServices { namespace: meta.namespace.clone(), update_uid: meta.uid.clone(), services };
+    turn.act_if("no route names the version Services any more", write, routes_are_whole(turn.obs));
+}
+
+/// The old version has no pods wanted any more: wait for the last one, then give the apex back.
+fn release(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
+    let obs = turn.obs;
+    delete_services(turn);
+    if !obs.old.pods.is_empty() {
+        return Progress::Busy(format!("{} pods of the old version are still ending", obs.old.pods.len()));
+    }
+    let Some(apex) = &obs.apex else {
+        return Progress::Stuck("ServiceGone", format!("Service {} does not exist any more; create it again", obs.objects.service));
+    };
+    let done = |message: String| Progress::Done("Completed", message);
+    if let Some(owner) = obs.objects.replicas_owner.as_ref().filter(|_| apex::is_pinned(apex)) {
+        return done(format!(
+            "version {} is live; {owner} says replicas of Deployment {} in its manifest, so Service {} stays pinned to the live version: leave replicas out there",
+            wish.version, obs.objects.workload, apex.meta.name
+        ));
+    }
+    if apex::is_pinned(apex) {
+        turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
+    }
+    if turn.acts() {
+        return Progress::Busy("giving the Service back".into());
+    }
+    done(format!("version {} is live", obs.status.new_version.clone().unwrap_or_default()))
+}

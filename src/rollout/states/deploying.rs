@@ -1,0 +1,186 @@
+//! DEPLOYING: the new version is made ready at 0 % traffic, each step only when what it stands on is seen.
+
+use serde_json::json;
+
+use crate::api::{Ratio, State, names};
+use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::patch;
+use crate::traffic::apex::{self, Pin};
+use crate::traffic::gate::{self, Gate};
+use crate::traffic::gateway;
+
+use super::shifting::refused_order;
+use super::{SLOW_GATEWAY, rolling_back};
+use crate::rollout::build;
+use crate::rollout::decide::{Cause, Turn, shifted_to};
+use crate::rollout::model::Observation;
+use crate::rollout::status::{Saying, state_word};
+use crate::rollout::wish::Wish;
+
+/// What stands in the way of DEPLOYED, in a word and a sentence.
+struct Wait(&'static str, String);
+
+/// Does the next thing, or says what is waited for.
+pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
+    let obs = turn.obs;
+    let since = obs.status.state_since.unwrap_or(turn.now);
+    let deadline = since + wish.deploy_deadline;
+    let wait = deploy(turn, wish);
+    if !turn.acts() && turn.is_past(deadline) && wait.is_some() {
+        let why = wait.map(|w| w.1).unwrap_or_default();
+        let message = format!("not ready after {}: {why}", crate::api::duration::print(wish.deploy_deadline));
+        rolling_back::begin(turn, wish, &Cause { reason: "DeployDeadlineExceeded", message, by: "operator" });
+        return;
+    }
+    let saying = match wait {
+        Some(Wait(reason, message)) => Saying::new(State::Deploying, reason, message),
+        None => Saying {
+            shifted: shifted_to("0:1"),
+            ..Saying::new(State::Deployed, "Deployed", "the new version is ready and gets 0 % of the traffic")
+        },
+    };
+    turn.say(Saying { refused_order: refused_order(wish, obs), ..saying });
+}
+
+/// Does the next thing that deploying needs. `None`: all of it is done.
+fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
+    let obs = turn.obs;
+    let busy = |message: &str| Some(Wait(state_word(State::Deploying), message.to_owned()));
+    let (Some(workload), Some(apex)) = (&obs.workload, &obs.apex) else {
+        return Some(Wait(
+            "WorkloadOrServiceGone",
+            format!("Deployment {} or Service {} does not exist any more; create it again", obs.objects.workload, obs.objects.service),
+        ));
+    };
+    if obs.old_is_workload() {
+        if !workload.paused {
+            pause(turn, workload);
+            return busy("holding the workload still");
+        }
+        if workload.observed_generation < workload.meta.generation {
+            return busy("waiting for the Deployment controller");
+        }
+    }
+    let Some(old_pin) = &obs.old.pin else {
+        return Some(Wait(
+            "WorkloadNotStable",
+            format!("Deployment {} has pods of more than one ReplicaSet; wait for its rollout", obs.objects.old_revision),
+        ));
+    };
+    if !apex::is_pinned_to(apex, old_pin) {
+        let mine = obs.old.pod_names();
+        if let Some(stranger) = obs.apex_endpoints.ready.iter().find(|p| !mine.contains(p.as_str())) {
+            return Some(Wait(
+                "WorkloadNotStable",
+                format!("Service {} also sends traffic to pod {stranger}, which is not of the old version", apex.meta.name),
+            ));
+        }
+        turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, old_pin));
+    }
+    create_missing(turn, wish, workload, old_pin);
+    if turn.acts() {
+        return busy("creating the new version");
+    }
+    let instances = obs.status.new_instances.unwrap_or(1);
+    if let Some(problem) = not_ready(obs, instances) {
+        return Some(problem);
+    }
+    if !turn.held_for("ready", wish.settle) {
+        return busy("the new version is ready; giving the data plane time to know its Services");
+    }
+    for route in &obs.routes {
+        match gateway::shift(route, obs.names(), Ratio::ALL_OLD) {
+            Ok(None) => {}
+            Ok(Some(ops)) => turn.patch("the route names both versions, the new one at 0 %", Kind::HttpRoute, &route.meta, ops),
+            Err(e) => return Some(Wait("RouteUnsuitable", e.to_string())),
+        }
+    }
+    if turn.acts() {
+        return busy("splitting the routes");
+    }
+    match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
+        Gate::Confirmed => None,
+        Gate::Silent(why) => {
+            let reason = if turn.held("silent") < SLOW_GATEWAY { state_word(State::Deploying) } else { "WaitingForGateway" };
+            turn.wake_after(SLOW_GATEWAY);
+            Some(Wait(reason, why))
+        }
+        Gate::Refused(why) => Some(Wait("GatewayRefuses", why)),
+    }
+}
+
+/// Pauses the workload at exactly the version that was looked at, and writes down what that was.
+fn pause(turn: &mut Turn<'_>, workload: &Deployment) {
+    let live = turn.obs.status.old_version.clone().unwrap_or_default();
+    let notes =
+        [(names::PAUSED_TEMPLATE, build::template_hash(workload)), (names::LIVE, live), (names::LIVE_REVISION, workload.meta.name.clone())];
+    let mut ops = vec![patch::only_at(&workload.meta), patch::add("/spec/paused", json!(true))];
+    ops.extend(patch::annotate(&workload.meta, &notes));
+    turn.patch("an edit of the template must not replace the pods that carry the traffic", Kind::Deployment, &workload.meta, ops);
+}
+
+fn create_missing(turn: &mut Turn<'_>, wish: &Wish, workload: &Deployment, old_pin: &Pin) {
+    let obs = turn.obs;
+    let (Some(apex), owner) = (&obs.apex, obs.owner()) else { return };
+    let name = &obs.objects.new_revision;
+    if obs.new.deployment.is_none() {
+        let instances = obs.status.new_instances.unwrap_or(1);
+        if let Ok(object) = build::deployment(workload, wish, &owner, name, instances) {
+            turn.create("the new version's pods", Kind::Deployment, name, object);
+        }
+    }
+    if obs.old.service.is_none() {
+        let version = obs.status.old_version.clone().unwrap_or_default();
+        let object = build::version_service(apex, wish, &owner, &obs.objects.old_service, &version, old_pin);
+        turn.create("the old version's Service", Kind::Service, &obs.objects.old_service, object);
+    }
+    if obs.new.service.is_none() {
+        let pin = Pin { key: names::REVISION, value: name.clone() };
+        let object = build::version_service(apex, wish, &owner, name, &wish.version, &pin);
+        turn.create("the new version's Service", Kind::Service, name, object);
+    }
+}
+
+/// Why the new version is not ready, with the pod's name; and both Services must show their pods.
+fn not_ready(obs: &Observation, instances: i32) -> Option<Wait> {
+    let Some(deployment) = obs.new_deployment() else {
+        return Some(Wait(
+            "NameTaken",
+            format!("Deployment {} exists and is not ours; remove it or change the version", obs.objects.new_revision),
+        ));
+    };
+    let waiting = |message: String| Some(Wait(state_word(State::Deploying), message));
+    if let Some(failure) = &deployment.failure {
+        return Some(Wait("PodsRefused", failure.clone()));
+    }
+    for pod in &obs.new.pods {
+        if let Some((reason, message)) = pod.problem.as_ref().filter(|_| !pod.meta.deleting) {
+            let word: String = reason.chars().filter(char::is_ascii_alphanumeric).collect();
+            let reason = POD_PROBLEMS.iter().find(|p| **p == word).copied().unwrap_or("PodNotStarting");
+            return Some(Wait(reason, format!("pod {}: {word}: {message}", pod.meta.name)));
+        }
+    }
+    if deployment.observed_generation < deployment.meta.generation || deployment.available < instances {
+        return waiting(format!("{} of {instances} pods of the new version are available", deployment.available));
+    }
+    let new = obs.new.endpoints.ready.len();
+    if i32::try_from(new).unwrap_or(i32::MAX) < instances {
+        return waiting(format!("Service {} shows {new} of {instances} pods", obs.objects.new_revision));
+    }
+    if obs.apex_endpoints.ready.is_empty() || !obs.apex_endpoints.ready.is_subset(&obs.old.endpoints.ready) {
+        return waiting(format!("Service {} does not show all pods of the old version yet", obs.objects.old_service));
+    }
+    None
+}
+
+/// Reasons of waiting containers that are passed on as they are.
+const POD_PROBLEMS: [&str; 8] = [
+    "ImagePullBackOff",
+    "ErrImagePull",
+    "InvalidImageName",
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "Unschedulable",
+];

@@ -1,0 +1,14 @@
+//! One room per state: what is done in it, and what is waited for.
+
+use std::time::Duration;
+
+pub mod completing;
+pub mod deploying;
+pub mod pending;
+pub mod rolling_back;
+pub mod shifting;
+
+/// A gateway that says nothing for this long after a write is worth a word.
+pub const SLOW_GATEWAY: Duration = Duration::from_secs(2);
+/// A gateway that says nothing for this long is taken for one that never will.
+pub const MUTE_GATEWAY: Duration = Duration::from_mins(1);
