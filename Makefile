@@ -41,6 +41,10 @@ lint: prerequisites ## Format check and clippy
 generate: ## Write the generated files anew (crds/, deploy/)
 	UPDATE=1 cargo test -p aether-operator --test generated
 
+.PHONY: operator
+operator: build ## Run the operator against the cluster of your KUBECONFIG
+	$(BIN)/aether-operator run --admin-address 127.0.0.1:8081
+
 .PHONY: up
 up: controlplane ## Leave a cluster running for your own kubectl
 	$(BIN)/testbed up

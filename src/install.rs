@@ -18,8 +18,6 @@ pub fn access(namespace: &str) -> Vec<Value> {
     let cluster_rules = [
         rule("aether.dev", &["rollingupdates"], &["get", "list", "watch", "patch"]),
         rule("aether.dev", &["rollingupdates/status"], &["patch"]),
-        // Owner references with blockOwnerDeletion are guarded by this one.
-        rule("aether.dev", &["rollingupdates/finalizers"], &["update"]),
         rule("apps", &["deployments"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule("apps", &["replicasets"], &watch),
         rule("", &["pods"], &watch),

@@ -62,12 +62,13 @@ impl Index {
         known
     }
 
-    /// After a fresh list: whatever of that kind it did not name is gone. Returns what went.
+    /// After a fresh list: whatever of that kind it did not name is gone. Returns what went. Nothing is buried: an
+    /// object that was made after the list was read is not in it either, and the watch brings it back.
     pub fn retain(&mut self, kind: Kind, listed: &HashSet<String>) -> Vec<Fact> {
-        let gone: Vec<Fact> =
-            self.facts.get(&kind).into_iter().flat_map(BTreeMap::values).filter(|f| !listed.contains(&f.meta().uid)).cloned().collect();
+        let known = self.facts.get(&kind).into_iter().flat_map(BTreeMap::values);
+        let gone: Vec<Fact> = known.filter(|f| !listed.contains(&f.meta().uid)).cloned().collect();
         for fact in &gone {
-            self.delete(kind, &fact.meta().key(), &fact.meta().uid);
+            self.unlink(kind, &fact.meta().key());
         }
         gone
     }
@@ -232,5 +233,52 @@ fn remove_from<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<Key>>, at:
         if set.is_empty() {
             map.remove(at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::DynamicObject;
+    use serde_json::json;
+
+    fn service(uid: &str, version: u32, app: &str) -> Fact {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop", "uid": uid, "resourceVersion": version.to_string()},
+            "spec": {"selector": {"app": app}},
+        });
+        Fact::read(Kind::Service, serde_json::from_value::<DynamicObject>(object).unwrap())
+    }
+
+    fn selected(index: &Index) -> Option<String> {
+        index.service(&Key::new("shop", "web"))?.selector.get("app").cloned()
+    }
+
+    #[test]
+    fn older_news_never_replace_newer() {
+        let mut index = Index::default();
+        assert!(index.apply(Kind::Service, service("a", 10, "new")));
+        assert!(!index.apply(Kind::Service, service("a", 9, "old")));
+        assert!(!index.apply(Kind::Service, service("a", 11, "new")), "a new version alone is no news");
+        assert_eq!(selected(&index).unwrap(), "new");
+    }
+
+    #[test]
+    fn late_news_of_the_dead_are_not_believed_but_a_successor_is() {
+        let mut index = Index::default();
+        index.apply(Kind::Service, service("a", 10, "x"));
+        assert!(index.delete(Kind::Service, &Key::new("shop", "web"), "a"));
+        assert!(!index.apply(Kind::Service, service("a", 11, "x")));
+        assert!(index.apply(Kind::Service, service("b", 12, "y")));
+        assert!(!index.delete(Kind::Service, &Key::new("shop", "web"), "a"), "a late delete does not hit the successor");
+        assert_eq!(selected(&index).unwrap(), "y");
+    }
+
+    #[test]
+    fn what_a_list_missed_because_it_was_older_comes_back() {
+        let mut index = Index::default();
+        index.apply(Kind::Service, service("a", 10, "x"));
+        assert_eq!(index.retain(Kind::Service, &HashSet::new()).len(), 1);
+        assert!(index.apply(Kind::Service, service("a", 10, "x")));
     }
 }

@@ -25,6 +25,7 @@ common::tests![
     the_next_release_on_the_same_object
     a_deleted_update_goes_back_first
     a_refused_deployment_fails_and_leaves_nothing
+    of_two_updates_of_one_workload_one_waits
     a_version_that_never_gets_ready_is_rolled_back
     refused_at_apply_time
     held_in_pending_with_a_way_out
@@ -226,6 +227,30 @@ async fn a_refused_deployment_fails_and_leaves_nothing(rig: &Arc<Rig>) -> anyhow
     shop.close().await
 }
 
+async fn of_two_updates_of_one_workload_one_waits(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    let shop = Shop::open(rig, "two", json!({})).await?;
+    let names = ["first", "second"];
+    let watching = names.map(|name| Watching::start(&rig.bed.client(), &shop.namespace, name));
+    let items = names.map(|name| {
+        json!({
+            "apiVersion": "aether.dev/v1alpha1", "kind": "RollingUpdate", "metadata": {"name": name},
+            "spec": {
+                "artifactBase": "shop.example:web", "version": if name == "first" { "2.0.0" } else { "3.0.0" }, "metrics": {"none": {}},
+                "cleanupPolicy": "IMMEDIATE", "traffic": {"settle": "2s", "drain": "2s"}, "progression": {"interval": "2s", "steps": ["1:0"]},
+            },
+        })
+    });
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    shop.kubectl_stdin(&["apply", "-f", "-"], &list.to_string()).await?;
+    watching[0].until_state("COMPLETED", LIMIT).await?;
+    let waited = watching[1].all().iter().any(|s| s.state() == "PENDING" && s.condition("Ready").1 == "AnotherUpdateActive");
+    ensure!(waited, "the second did not wait; it went {:?}", watching[1].places());
+    let ended = watching[1].until_state("COMPLETED", LIMIT).await?;
+    ensure!(ended.text("/oldVersion") == "2.0.0", "the second did not start from the first's version");
+    shop.nothing_left_but(&["web", "web-3-0-0"]).await?;
+    shop.close().await
+}
+
 async fn a_version_that_never_gets_ready_is_rolled_back(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let mut shop = Shop::open(rig, "never", json!({})).await?;
     shop.start_load()?;
@@ -362,12 +387,13 @@ async fn every_example_applies(rig: &Arc<Rig>) -> anyhow::Result<()> {
         for file in std::fs::read_dir(dir)? {
             let path = file?.path();
             if path.extension().is_some_and(|e| e == "yaml") {
-                rig.bed.kubectl(&["-n", "examples", "apply", "--dry-run=server", "-f", &path.display().to_string()]).await?;
+                rig.bed.kubectl(&["-n", "examples", "apply", "-f", &path.display().to_string()]).await?;
                 seen += 1;
             }
         }
     }
     ensure!(seen >= 5, "only {seen} examples were found");
-    rig.bed.kubectl(&["delete", "namespace", "examples", "--wait=false"]).await?;
+    // The operator lets go of every one of them, or this would hang.
+    rig.bed.kubectl(&["delete", "namespace", "examples", "--timeout=90s"]).await?;
     Ok(())
 }
