@@ -32,6 +32,10 @@ demo: build ## Bring out a new version under load on a real cluster and watch
 test: build ## Run every test: pure, model, and on a real cluster
 	cargo test --workspace
 
+.PHONY: test-long
+test-long: prerequisites ## Thousands of random schedules in the model
+	AETHER_MODEL_RUNS=10000 cargo test -p aether-operator --test model
+
 .PHONY: lint
 lint: prerequisites ## Format check and clippy
 	cargo fmt --all --check

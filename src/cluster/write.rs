@@ -111,7 +111,8 @@ impl Writer {
     async fn delete(&self, target: &Target, uid: &str) -> Result<(), WriteError> {
         let api = client::api(&self.client, target.kind, &target.key.namespace);
         let params = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Background),
+            // A Deployment goes after its pods: nothing of it can appear once it is gone.
+            propagation_policy: (target.kind == Kind::Deployment).then_some(PropagationPolicy::Foreground),
             preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
             ..DeleteParams::default()
         };

@@ -5,9 +5,9 @@ use std::time::Duration;
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use crate::api::conditions::Answer;
-use crate::api::rolling_update::Outcome;
-use crate::api::{RollingUpdateStatus, State, Time, names};
+use crate::api::conditions::{Answer, OLD_VERSION_REMOVED};
+use crate::api::rolling_update::{CleanupPolicy, Outcome};
+use crate::api::{Condition, RollingUpdateStatus, State, Time, names};
 use crate::cluster::facts::{Key, Kind, Meta};
 use crate::cluster::patch;
 
@@ -36,6 +36,7 @@ pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
     match state {
         _ if obs.meta.deleting && !state.is_active() => turn.let_go(),
         State::Pending => pending::go_on(&mut turn, wish),
+        State::Completed if keeps_old(&obs.status) && (anew || wish.cleanup != CleanupPolicy::Manual) => completing::go_on(&mut turn, wish),
         _ if state.is_terminal() && anew => pending::go_on(&mut turn, wish),
         State::Completed | State::RolledBack | State::Failed => rest(&mut turn, wish),
         State::RollingBack => rolling_back::go_on(&mut turn, wish),
@@ -54,6 +55,13 @@ pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
 /// The wish is for another version or attempt than the status speaks of.
 pub fn is_another(status: &RollingUpdateStatus, wish: &Wish) -> bool {
     status.new_version.as_ref().is_some_and(|v| *v != wish.version) || status.attempt.is_some_and(|a| a != wish.attempt)
+}
+
+/// COMPLETED with the old version kept by cleanupPolicy MANUAL: it goes when the policy says so, or when the next
+/// release begins.
+pub fn keeps_old(status: &RollingUpdateStatus) -> bool {
+    let kept = |c: &&Condition| c.type_ == OLD_VERSION_REMOVED && c.reason == status::KEPT;
+    status.state == State::Completed && status.conditions.iter().any(|c| kept(&c))
 }
 
 /// Why an update goes back.
@@ -84,6 +92,9 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
     }
     if wish.orders.outcome == Some(Outcome::Rollback) {
         return cause("RollbackOrdered", "spec.control.outcome is Rollback".into(), "spec.control");
+    }
+    if memory.going_back {
+        return cause("RollbackOrdered", "a rollback had been ordered".into(), "spec.control");
     }
     let refused = memory.refused.get(&obs.objects.new_revision)?;
     cause(REFUSED, format!("the API server refuses the new version's Deployment: {refused}"), "operator")
@@ -121,7 +132,9 @@ pub struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     fn new(obs: &'a Observation, memory: &'a Memory, now: Time) -> Self {
-        let plan = Plan { memory: Memory { refused: memory.refused.clone(), ..Memory::default() }, ..Plan::default() };
+        // What was refused counts for the attempt it was refused in.
+        let refused = if obs.status.state.is_active() { memory.refused.clone() } else { <_>::default() };
+        let plan = Plan { memory: Memory { refused, ..Memory::default() }, ..Plan::default() };
         Self { obs, memory, now, status: obs.status.clone(), plan }
     }
 
@@ -210,6 +223,11 @@ impl<'a> Turn<'a> {
         }
         self.patch("traffic must go back before the object does", Kind::RollingUpdate, meta, ops);
         true
+    }
+
+    /// From now on there is no way but back.
+    pub fn goes_back(&mut self) {
+        self.plan.memory.going_back = true;
     }
 
     /// A new object of ours.

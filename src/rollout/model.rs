@@ -146,6 +146,8 @@ pub struct Memory {
     pub since: BTreeMap<&'static str, Time>,
     /// What the API server refused for good, by the name of the object.
     pub refused: BTreeMap<String, String>,
+    /// A rollback was decided, whether or not its record could be written yet.
+    pub going_back: bool,
 }
 
 /// What to do about one RollingUpdate now.

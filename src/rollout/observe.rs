@@ -10,6 +10,7 @@ use crate::traffic::apex::Pin;
 use crate::traffic::gateway;
 
 use super::build;
+use super::decide::{is_another, keeps_old};
 use super::model::{Endpoints, Live, Observation, Side, is_revision_of, is_service_of};
 use super::wish::{SpecError, Wish};
 
@@ -68,7 +69,7 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
 /// The recorded objects belong to a version or attempt that is over, or to none yet.
 fn starts_anew(status: &crate::api::RollingUpdateStatus, wish: &Result<Wish, SpecError>) -> bool {
     match wish {
-        Ok(wish) if status.state.is_terminal() => super::decide::is_another(status, wish),
+        Ok(wish) if status.state.is_terminal() => is_another(status, wish) && !keeps_old(status),
         _ => status.state == State::Pending,
     }
 }

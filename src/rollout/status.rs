@@ -11,6 +11,8 @@ use crate::api::{RollingUpdateStatus, State, Time, names};
 
 use super::model::Observation;
 
+/// Reason of OldVersionRemoved=False where cleanupPolicy MANUAL keeps the old version.
+pub const KEPT: &str = "CleanupManual";
 /// Changes of state that are kept.
 const HISTORY: usize = 20;
 /// A difference nobody acts on, such as a count of ready pods, waits this long for company.
@@ -106,8 +108,8 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
     };
     set(HEALTHY, healthy, &why, &text);
     let (removed, why, text) = match (state, reason.as_str()) {
-        (State::Completed, "OldVersionKept") => (Answer::False, "CleanupManual", "cleanupPolicy MANUAL keeps the old version's pods"),
-        (State::Completed, _) => (Answer::True, "Removed", "no pod of the old version is left"),
+        (State::Completed, "Completed" | "AlreadyLive") => (Answer::True, "Removed", "no pod of the old version is left"),
+        (State::Completed, _) => (Answer::False, KEPT, "cleanupPolicy MANUAL keeps the old version's pods"),
         _ => (Answer::False, "InUse", "the old version has its pods"),
     };
     set(OLD_VERSION_REMOVED, removed, why, text);

@@ -167,8 +167,12 @@ async fn a_kept_old_version_stays_until_told(rig: &Arc<Rig>) -> anyhow::Result<(
         let share = shop.seen_by(caller)?.between(now - chrono::TimeDelta::seconds(2), now).fresh().share("2.0.0");
         ensure!(share == 1.0, "caller {caller} still meets the old version");
     }
-    shop.no_request_failed().await?;
     ensure!(shop.get("deployment/web").await?.pointer("/status/availableReplicas") == Some(&json!(PODS)));
+    shop.patch_update(json!({"cleanupPolicy": "IMMEDIATE"})).await?;
+    watching.until("its end", LIMIT, |s| s.condition("OldVersionRemoved").0 == "True").await?;
+    ensure!(!watching.places().iter().skip_while(|p| *p != "COMPLETED").any(|p| p != "COMPLETED"), "it went {:?}", watching.places());
+    shop.no_request_failed().await?;
+    shop.nothing_left_but(&["web", "web-2-0-0"]).await?;
     shop.no_wasted_write()?;
     shop.close().await
 }

@@ -24,9 +24,6 @@ use super::writes::Written;
 const TURNS: usize = 32;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
-/// Whether `Writer::delete` asks for foreground deletion: the Deployment then stays until its last pod is gone.
-const WAITS_FOR_PODS: bool = false;
-
 /// What goes wrong at a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -294,7 +291,8 @@ impl Sim {
     fn delete(&mut self, target: &Target, uid: &str) -> Result<(), End> {
         // Gone already, or another object by now: the next look tells.
         let _ = self.send(target, false, |world| match target.kind {
-            Kind::Deployment if WAITS_FOR_PODS => world.delete_foreground(target.kind, &target.key, Some(uid), "OPERATOR"),
+            // As `Writer::delete`: the Deployment stays until its last pod is gone.
+            Kind::Deployment => world.delete_foreground(target.kind, &target.key, Some(uid), "OPERATOR"),
             _ => world.delete(target.kind, &target.key, Some(uid), "OPERATOR"),
         })?;
         self.look_again(target);

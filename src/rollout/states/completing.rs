@@ -15,8 +15,8 @@ use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::gateway;
 
-use super::SLOW_GATEWAY;
 use super::shifting::{recorded, refused_order};
+use super::{MUTE_GATEWAY, SLOW_GATEWAY};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, shifted_to};
 use crate::rollout::model::{LiveCheck, Observation, Target, Write};
@@ -28,26 +28,29 @@ pub fn old_version_is_whole(obs: &Observation) -> bool {
     obs.old.deployment.as_ref().is_some_and(|d| d.replicas > 0 && !d.meta.deleting)
 }
 
-/// Does the next thing, or says what is waited for.
+/// Does the next thing, or says what is waited for. In COMPLETED it removes an old version that was kept.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
+    let state = turn.obs.status.state;
     let waiting = if old_version_is_whole(turn.obs) { retire(turn, wish) } else { release(turn, wish) };
-    let recorded = recorded(turn.obs).text;
     let saying = match waiting {
-        Progress::Busy(message) => Saying { shifted: shifted_to(&recorded), ..Saying::new(State::Completing, "Completing", message) },
-        Progress::Stuck(reason, message) => Saying { shifted: shifted_to(&recorded), ..Saying::new(State::Completing, reason, message) },
+        Progress::Busy(message) => {
+            // No watch wakes what is COMPLETED.
+            turn.wake_after(SLOW_GATEWAY);
+            Saying { shifted: shifted_to(&recorded(turn.obs).text), ..Saying::new(state, "Completing", message) }
+        }
+        Progress::Stuck(reason, message) => {
+            turn.wake_after(MUTE_GATEWAY);
+            Saying { shifted: shifted_to(&recorded(turn.obs).text), ..Saying::new(state, reason, message) }
+        }
         Progress::Done(reason, message) => {
             turn.status.step = None;
-            Saying {
-                shifted: (Answer::True, "Restored", "the routes name the Service itself, which selects the new version".into()),
-                ..Saying::new(State::Completed, reason, message)
-            }
+            let shifted = (Answer::True, "Restored", "the routes name the Service itself, which selects the new version".into());
+            Saying { shifted, ..Saying::new(State::Completed, reason, message) }
         }
     };
-    let late = (turn.obs.status.state == State::Completing && wish.orders.outcome == Some(Outcome::Rollback)).then(|| {
-        (
-            "OldVersionGone",
-            format!("the old version is gone; to go back, set spec.version to {}", turn.obs.status.old_version.clone().unwrap_or_default()),
-        )
+    let late = (state == State::Completing && wish.orders.outcome == Some(Outcome::Rollback)).then(|| {
+        let old = turn.obs.status.old_version.clone().unwrap_or_default();
+        ("OldVersionGone", format!("the old version is gone; to go back, set spec.version to {old}"))
     });
     turn.say(Saying { refused_order: late.or_else(|| refused_order(wish, turn.obs)), ..saying });
 }
@@ -106,7 +109,7 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     if !turn.held_for("restored", wish.settle.max(wish.drain)) || !drained {
         return busy("the old version drains before it goes");
     }
-    if wish.cleanup == CleanupPolicy::Manual {
+    if wish.cleanup == CleanupPolicy::Manual && obs.status.state == State::Completing {
         delete_services(turn);
         return if turn.acts() {
             busy("removing the version Services")

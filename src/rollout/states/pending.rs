@@ -25,6 +25,10 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     }
     turn.status.new_version = Some(wish.version.clone());
     turn.status.attempt = Some(wish.attempt);
+    if again && (wish.orders.outcome == Some(Outcome::Rollback) || already_live(turn.obs, wish).is_some()) {
+        turn.say(Saying::new(State::Pending, "NewVersionWanted", format!("version {} is wanted", wish.version)));
+        return;
+    }
     if wish.orders.outcome == Some(Outcome::Rollback) {
         let cause = Cause {
             reason: "RollbackOrdered",

@@ -18,6 +18,7 @@ use crate::rollout::wish::Wish;
 
 /// Starts to go back: the write that moves the traffic comes before the one that says so.
 pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
+    turn.goes_back();
     let stuck = traffic_back(turn);
     let message = stuck.map_or_else(|| cause.message.clone(), |s| format!("{}; {s}", cause.message));
     turn.status.routing = Some("0:1".into());

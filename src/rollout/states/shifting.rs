@@ -5,7 +5,7 @@ use crate::api::rolling_update::{Outcome, Step, Verdict};
 use crate::api::{Ratio, State};
 use crate::cluster::facts::Kind;
 use crate::traffic::gate::{self, Gate};
-use crate::traffic::gateway;
+use crate::traffic::{apex, gateway};
 
 use super::{MUTE_GATEWAY, SLOW_GATEWAY};
 use crate::rollout::decide::{Turn, other_version, shifted_to};
@@ -20,9 +20,17 @@ struct Wait(&'static str, String);
 /// DEPLOYED and ROUTING: make the routes carry the wanted ratio, and record it once it is acknowledged.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let obs = turn.obs;
-    let recorded = recorded(obs);
+    if let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin)
+        && !apex::is_pinned_to(apex, pin)
+    {
+        turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
+        return;
+    }
+    let on_record = recorded(obs);
     let gate = gate::of_all(obs.routes.iter().map(AsRef::as_ref));
     let carried = carried(obs);
+    // Weights that were lowered but could not be recorded are the truth; going up from there takes all it takes.
+    let recorded = carried.filter(|c| on_record.ratio.exceeds(*c)).map_or_else(|| on_record.clone(), Asked::from);
     let in_force = carried == Some(recorded.ratio) && gate == Gate::Confirmed;
     let settled = in_force && turn.held_for("in force", wish.settle);
 
@@ -41,7 +49,7 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
             return;
         }
     }
-    if carried == Some(target.ratio) && target.ratio != recorded.ratio {
+    if carried == Some(target.ratio) && target.ratio != on_record.ratio {
         match gate {
             Gate::Confirmed => record(turn, wish, &target),
             Gate::Silent(_) if turn.held("unconfirmed") < SLOW_GATEWAY => {
