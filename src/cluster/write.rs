@@ -194,7 +194,15 @@ impl Writer {
     }
 
     fn learn(&self, kind: Kind, object: DynamicObject) {
-        self.index.lock().apply(kind, Fact::read(kind, object));
+        let fact = Fact::read(kind, object);
+        let meta = fact.meta();
+        if meta.deleting && meta.finalizers.is_empty() && kind == Kind::RollingUpdate {
+            // That write took its last finalizer away: it is gone, and at no new version.
+            let (key, uid) = (meta.key(), meta.uid.clone());
+            self.index.lock().delete(kind, &key, &uid);
+        } else {
+            self.index.lock().apply(kind, fact);
+        }
     }
 
     /// Reads one object again after a write that found it other than expected.

@@ -44,6 +44,12 @@ impl Rig {
         Ok(Arc::new(Self { bed, operator: Mutex::new(operator), gateways }))
     }
 
+    /// The end of the operator's log, for errors.
+    pub async fn operator_log(&self) -> String {
+        let operator = self.operator.lock().await;
+        format!("the operator said:\n{}", tail(operator.log()))
+    }
+
     /// What the operator has written in a namespace, Events and Lease left out.
     pub fn writes(&self, namespace: &str) -> anyhow::Result<AuditLog> {
         Ok(AuditLog::read(&self.bed.audit_log())?.by_user(operator::USER).in_namespace(namespace).without_events_and_leases())
@@ -216,7 +222,7 @@ impl Shop {
         let writes = self.rig.writes(&self.namespace)?;
         ensure!(writes.no_ops().is_empty(), "writes that changed nothing:\n{}", writes.no_ops());
         let refused = writes.filter(|e| e.code >= 400);
-        ensure!(refused.is_empty(), "writes that were refused:\n{refused}");
+        ensure!(refused.is_empty(), "writes that were refused:\n{:#?}", refused.entries());
         Ok(writes)
     }
 
@@ -228,18 +234,12 @@ impl Shop {
         self.rig.bed.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]).await?;
         Ok(())
     }
-
-    /// The end of the operator's log, for errors.
-    pub async fn operator_log(&self) -> String {
-        let operator = self.rig.operator.lock().await;
-        tail(operator.log())
-    }
 }
 
 fn tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n")
+    lines.get(lines.len().saturating_sub(80)..).unwrap_or_default().join("\n")
 }
 
 fn merge(into: &mut Value, from: Value) {

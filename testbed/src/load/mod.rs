@@ -220,8 +220,11 @@ impl Schedule {
             let mut trace = Trace::default();
             let outcome = timeout(longest, client.ask(fresh, slow, &mut trace)).await.unwrap_or(Outcome::Timeout);
             let Trace { with, kept } = trace;
+            let crossed = client.crossed();
             let ended = Ended { due, took: begun.elapsed(), outcome, with, fresh, kept, slow: slow.is_some() };
-            report.lock().unwrap_or_else(PoisonError::into_inner).add(ended);
+            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.crossed = report.crossed.max(crossed);
+            report.add(ended);
         });
     }
 
@@ -287,10 +290,9 @@ mod tests {
         let report = Load::start(Plan { fresh_share: 1.0, ..plan(addr) }).unwrap().finished().await;
         assert_eq!((report.requests(), report.failed()), (20, 0), "{report}");
         let report = Load::start(Plan { fresh_share: 0.0, ..plan(addr) }).unwrap().finished().await;
-        assert_eq!(report.requests(), 20);
-        // Every second one, unless a slow machine has two under way at once.
-        let failures: Vec<_> = report.failures().into_iter().collect();
-        assert!(matches!(failures.as_slice(), [(kind, 5..=10)] if kind == "closed while kept"), "{report}");
+        // Every second one meets a close, unless a slow machine has two under way at once; none is lost.
+        assert_eq!((report.requests(), report.failed()), (20, 0), "{report}");
+        assert!((9..=19).contains(&report.crossed()), "{report}");
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
         let report = Load::start(plan(nobody)).unwrap().finished().await;
         assert_eq!(report.failures(), [("connect: refused".to_owned(), 20)].into(), "{report}");

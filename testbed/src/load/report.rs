@@ -127,6 +127,7 @@ pub struct Report {
     failures: Vec<Failure>,
     pub(super) late: Duration,
     pub(super) unanswered: usize,
+    pub(super) crossed: usize,
 }
 
 impl Report {
@@ -139,6 +140,7 @@ impl Report {
             failures: Vec::new(),
             late: Duration::ZERO,
             unanswered: 0,
+            crossed: 0,
         }
     }
 
@@ -207,6 +209,7 @@ impl Report {
             failures: self.failures.clone(),
             late: self.late,
             unanswered: self.unanswered,
+            crossed: self.crossed,
         }
     }
 
@@ -290,6 +293,11 @@ impl Report {
         self.unanswered
     }
 
+    /// Kept connections that the server closed just as a request was written to them; it was sent again on another one.
+    pub fn crossed(&self) -> usize {
+        self.crossed
+    }
+
     /// The most that the generator itself was behind its schedule. Far more than a few milliseconds means a machine too
     /// busy for the rate: then the load was not what was planned.
     pub fn late(&self) -> Duration {
@@ -312,6 +320,9 @@ impl fmt::Display for Report {
         }
         if self.unanswered > 0 {
             write!(f, ", {} under way", self.unanswered)?;
+        }
+        if self.crossed > 0 {
+            write!(f, ", {} sent again because an idle connection was just being closed", self.crossed)?;
         }
         if self.late > Duration::from_millis(50) {
             write!(f, ", generator up to {} ms late", self.late.as_millis())?;

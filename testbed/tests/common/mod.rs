@@ -46,7 +46,12 @@ macro_rules! rig_tests {
                 let ground = ground.cloned();
                 libtest_mimic::Trial::test(stringify!($test), move || {
                     let (runtime, rig) = ground.ok_or("no rig")?;
-                    runtime.block_on($test(&rig)).map_err(|error| libtest_mimic::Failed::from(format!("{error:#}")))
+                    runtime.block_on(async {
+                        match $test(&rig).await {
+                            Ok(()) => Ok(()),
+                            Err(error) => Err(libtest_mimic::Failed::from(format!("{error:#}\n{}", rig.operator_log().await))),
+                        }
+                    })
                 })
             }),*])
         }
