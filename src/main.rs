@@ -1,6 +1,7 @@
 //! The operator binary: `aether-operator run`, and the files it generates.
 
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use aether_operator::runtime::{logging, run};
@@ -48,7 +49,18 @@ struct Run {
     log_format: logging::Format,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run_command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not by returning it from main, which would print it for programmers.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_command() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Run(args) => operate(args),
         Command::Crds => print(&install::to_yaml(&api::crds())?),

@@ -44,6 +44,8 @@ struct Seen {
     /// Facts remembered to hold for so many seconds.
     held: &'static [(&'static str, i64)],
     refused: bool,
+    /// The API server denied the last write.
+    denied: bool,
     route: bool,
     workload: bool,
 }
@@ -68,6 +70,7 @@ fn seen(state: &'static str) -> Seen {
         acknowledged: 5,
         held: &[],
         refused: false,
+        denied: false,
         route: true,
         workload: true,
     }
@@ -217,6 +220,7 @@ impl Seen {
         if self.refused {
             memory.refused.insert("web-2-0-0".into(), "no".into());
         }
+        memory.denied = self.denied.then(|| "not today".to_owned());
         decide(&obs, &memory, now())
     }
 }
@@ -301,8 +305,17 @@ fn line(plan: &Plan) -> String {
 #[case::deployed_when_acknowledged(Seen { held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYED (Deployed)")]
 #[case::not_deployed_while_the_gateway_lags(Seen { acknowledged: 4, held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYING (Deploying)")]
 #[case::deadline(Seen { new: Some(1), since: 601, ..seen("DEPLOYING") }, "ROLLING_BACK (DeployDeadlineExceeded)")]
-#[case::refused_by_the_api_server(Seen { new: None, refused: true, ..seen("DEPLOYING") }, "ROLLING_BACK (TemplateRefused)")]
+#[case::refused_by_the_api_server(Seen { new: None, refused: true, ..seen("DEPLOYING") }, "ROLLING_BACK (RefusedByApiServer)")]
+#[case::a_denied_write_is_told_before_it_is_tried_again(Seen { denied: true, weights: None, held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYING (WriteDenied)")]
+#[case::a_denied_write_does_not_stop_the_deadline(Seen { denied: true, since: 601, weights: None, held: &[("ready", 10)], ..seen("DEPLOYING") }, "ROLLING_BACK (DeployDeadlineExceeded)")]
+#[case::a_deadline_that_passed_while_nobody_looked(Seen { since: 601, weights: None, held: &[("ready", 1)], ..seen("DEPLOYING") }, "DEPLOYING (Deploying)")]
+#[case::routes_gone(Seen { route: false, held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYING (RouteNotFound)")]
 // DEPLOYED and ROUTING
+#[case::routes_gone_under_way(Seen { route: false, routing: "1:1", ..seen("ROUTING") }, "ROUTING 1:1 (RouteNotFound)")]
+#[case::a_pin_taken_away_is_put_back(Seen { apex: "user", routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "pin web")]
+#[case::a_pause_taken_away_is_put_back(Seen { paused: false, routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "pause web")]
+#[case::services_taken_away_are_made_again(Seen { services: false, routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "create Service web-1-0-0, create Service web-2-0-0")]
+#[case::pods_of_the_new_version_are_missing(Seen { new: Some(1), routing: "1:1", weights: Some((1, 1)), since: 30, ..seen("ROUTING") }, "ROUTING 1:1 (NewVersionNotReady)")]
 #[case::first_step(Seen { held: &[("in force", 10)], ..seen("DEPLOYED") }, "weigh web")]
 #[case::not_before_it_settled(Seen { held: &[("in force", 9)], ..seen("DEPLOYED") }, "DEPLOYED (Deployed)")]
 #[case::recorded_when_acknowledged(Seen { weights: Some((1, 9)), ..seen("DEPLOYED") }, "ROUTING 1:9 (Routing)")]
@@ -345,7 +358,7 @@ fn line(plan: &Plan) -> String {
 #[case::then_the_workload(Seen { rollback: "RollbackOrdered", weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "unpause web, ROLLING_BACK (RollbackOrdered)")]
 #[case::but_not_an_edited_one(Seen { rollback: "RollbackOrdered", edited: true, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "ROLLED_BACK (RollbackOrdered)")]
 #[case::rolled_back(Seen { rollback: "RollbackOrdered", paused: false, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "ROLLED_BACK (RollbackOrdered)")]
-#[case::failed(Seen { rollback: "TemplateRefused", paused: false, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "FAILED (TemplateRefused)")]
+#[case::failed(Seen { rollback: "RefusedByApiServer", paused: false, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "FAILED (RefusedByApiServer)")]
 #[case::no_traffic_onto_a_dead_old_version(Seen { old: 0, spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "ROLLING_BACK (RollbackOrdered)")]
 fn decision(#[case] seen: Seen, #[case] wanted: &str) {
     assert_eq!(line(&seen.plan()), wanted);

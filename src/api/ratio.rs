@@ -58,7 +58,8 @@ impl Ratio {
     }
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
+/// Greatest common divisor; of 0 and a number, that number.
+pub fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

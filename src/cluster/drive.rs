@@ -69,20 +69,23 @@ pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
     }
     let mut busy: JoinSet<Done> = JoinSet::new();
     let mut kept: HashMap<Key, Kept> = HashMap::new();
+    let mut running: HashMap<tokio::task::Id, Key> = HashMap::new();
     loop {
         while busy.len() < CONCURRENCY
             && let Some(key) = queue.pop(|key| lane(&context.index.lock(), key))
         {
             let state = kept.get(&key).cloned().unwrap_or_default();
-            busy.spawn(work(context.clone(), key, state));
+            let task = busy.spawn(work(context.clone(), key.clone(), state));
+            running.insert(task.id(), key);
         }
         tokio::select! {
             said = news.recv() => match said {
                 Some((kind, fact)) => concerned(&context.index.lock(), kind, &fact).into_iter().for_each(|key| queue.push(key)),
                 None => return,
             },
-            Some(done) = busy.join_next() => match done {
-                Ok(Done { key, kept: state, again }) => {
+            Some(done) = busy.join_next_with_id() => match done {
+                Ok((task, Done { key, kept: state, again })) => {
+                    running.remove(&task);
                     if context.index.lock().update(&key).is_some() {
                         kept.insert(key.clone(), state);
                     } else {
@@ -91,8 +94,11 @@ pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
                     queue.done(key, again);
                 }
                 Err(error) => {
-                    // A panic is a bug, but one object's: the key stays marked busy and no other is delayed.
+                    // A panic is a bug, but one object's: it is tried again, and no other is delayed.
                     tracing::error!(%error, "a decision failed");
+                    if let Some(key) = running.remove(&error.id()) {
+                        queue.done(key, Some(BACKOFF.1));
+                    }
                 }
             },
             Some(due) = queue.timers.next() => {
@@ -118,12 +124,18 @@ async fn work(context: Context, key: Key, mut kept: Kept) -> Done {
                 kept.failures = 0;
                 return Done { key, kept, again: plan.requeue };
             }
-            Applied::Written => kept.failures = 0,
+            Applied::Written => {
+                kept.failures = 0;
+                if !plan.actions.is_empty() {
+                    kept.memory.denied = None;
+                }
+            }
             Applied::Stale if kept.failures < 3 => kept.failures += 1,
             Applied::Refused { object, message } => {
                 kept.memory.refused.insert(object, message);
             }
-            Applied::Stale | Applied::Later => {
+            Applied::Later(Some(said)) if kept.memory.denied.is_none() => kept.memory.denied = Some(said),
+            Applied::Stale | Applied::Later(_) => {
                 kept.failures = kept.failures.saturating_add(1);
                 let wait = BACKOFF.0.saturating_mul(1 << kept.failures.min(10)).min(BACKOFF.1);
                 return Done { key, kept, again: Some(wait) };

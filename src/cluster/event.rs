@@ -9,6 +9,8 @@ use crate::rollout::model::Note;
 use super::client::bounded;
 use super::facts::{Kind, Meta};
 
+/// Longest action an Event may carry.
+const MAX_ACTION: usize = 128;
 /// Longest text an Event may carry.
 const MAX_NOTE: usize = 1000;
 
@@ -37,7 +39,8 @@ impl Publisher {
             type_: if note.warning { EventType::Warning } else { EventType::Normal },
             reason: note.reason.clone(),
             note: Some(note.message.chars().take(MAX_NOTE).collect()),
-            action: "Reconcile".into(),
+            // Part of what tells Events apart: without it, those of the next version or ratio would fold into these.
+            action: note.about.chars().take(MAX_ACTION).collect(),
             secondary: None,
         };
         if let Err(error) = bounded(self.0.publish(&event, &about)).await {

@@ -368,6 +368,12 @@ fn read_deployment(meta: Meta, object: &DynamicObject) -> Deployment {
 /// Who says `replicas` in a manifest: a server-side applier, or kubectl's client-side apply. A scale
 /// subresource write (an HPA, `kubectl scale`) is a size, not a claim that comes back by itself.
 fn replicas_owner(object: &DynamicObject) -> Option<String> {
+    const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let applied = object.metadata.annotations.as_ref().and_then(|a| a.get(APPLIED));
+    // What a client-side apply says is no field ownership where it equals what was there, but it comes back all the same.
+    if applied.and_then(|text| serde_json::from_str::<Value>(text).ok()).is_some_and(|a| a.pointer("/spec/replicas").is_some()) {
+        return Some("kubectl apply".to_owned());
+    }
     let entries = object.metadata.managed_fields.as_deref().unwrap_or_default();
     entries
         .iter()

@@ -106,6 +106,11 @@ impl Index {
         self.get(kind, key).map(|f| f.meta().uid.clone())
     }
 
+    /// UID and resource version of the object under that key.
+    pub fn version(&self, kind: Kind, key: &Key) -> Option<(String, String)> {
+        self.get(kind, key).map(|f| (f.meta().uid.clone(), f.meta().resource_version.clone()))
+    }
+
     /// The RollingUpdates of a namespace.
     pub fn updates_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Update>> {
         self.in_namespace(Kind::RollingUpdate, namespace).filter_map(|f| if let Fact::Update(o) = f { Some(o) } else { None })

@@ -30,6 +30,9 @@ pub enum WriteError {
     /// The API server will never take this.
     #[error("{0}: {1}")]
     Refused(Target, String),
+    /// The API server does not take this as things are, although nothing has changed.
+    #[error("{0}: {1}")]
+    Denied(Target, String),
     /// It may work later.
     #[error("{0}: {1}")]
     Later(Target, String),
@@ -81,9 +84,11 @@ impl Writer {
         match answer {
             Ok(object) => self.learn(target.kind, object),
             // A failed `test` is a 422, a version that has passed a 409, an object that is gone a 404.
-            Err(e) if matches!(e.code(), Some(404 | 409 | 422)) => {
-                self.look_again(target).await;
-                return Err(WriteError::Stale(target.clone(), e.message()));
+            Err(e) if matches!(e.code(), Some(403 | 404 | 409 | 422)) => {
+                // An admission policy's no is a 422 as well, or a 403; then the object is as it was.
+                let changed = self.look_again(target).await;
+                let reason = if changed || e.code() == Some(409) { WriteError::Stale } else { WriteError::Denied };
+                return Err(reason(target.clone(), e.message()));
             }
             Err(e) => return Err(later(target, &e)),
         }
@@ -119,8 +124,9 @@ impl Writer {
         match self.send(target, "delete", api.delete(&target.key.name, &params)).await? {
             Ok(_) => self.look_again(target).await,
             Err(e) if matches!(e.code(), Some(404 | 409)) => self.look_again(target).await,
+            Err(e) if matches!(e.code(), Some(403 | 422)) => return Err(WriteError::Denied(target.clone(), e.message())),
             Err(e) => return Err(later(target, &e)),
-        }
+        };
         Ok(())
     }
 
@@ -205,8 +211,9 @@ impl Writer {
         }
     }
 
-    /// Reads one object again after a write that found it other than expected.
-    async fn look_again(&self, target: &Target) {
+    /// Reads one object again after a write that found it other than expected. Whether it is.
+    async fn look_again(&self, target: &Target) -> bool {
+        let before = self.index.lock().version(target.kind, &target.key);
         let api = client::api(&self.client, target.kind, &target.key.namespace);
         match bounded(api.get_opt(&target.key.name)).await {
             Ok(Some(object)) => self.learn(target.kind, object),
@@ -219,6 +226,7 @@ impl Writer {
             // The watch will tell.
             Err(e) => tracing::debug!(%target, error = %e, "could not look again"),
         }
+        before != self.index.lock().version(target.kind, &target.key)
     }
 }
 

@@ -21,8 +21,8 @@ pub enum Applied {
         /// What was said.
         message: String,
     },
-    /// Try again after a while.
-    Later,
+    /// Try again after a while; what the API server said, if it denies this as things are.
+    Later(Option<String>),
     /// Not ours to write any more.
     NotLeader,
 }
@@ -61,9 +61,13 @@ fn failed(obs: &Observation, error: WriteError) -> Applied {
             tracing::warn!(%update, %target, message, "refused");
             Applied::Refused { object: target.key.name, message }
         }
+        WriteError::Denied(_, ref said) => {
+            tracing::warn!(%update, %error, "denied, trying again later");
+            Applied::Later(Some(said.clone()))
+        }
         WriteError::Later(..) => {
             tracing::warn!(%update, %error, "trying again later");
-            Applied::Later
+            Applied::Later(None)
         }
     }
 }

@@ -19,8 +19,13 @@ use super::wish::Wish;
 /// Decides what to do about one RollingUpdate now.
 pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
     let mut turn = Turn::new(obs, memory, now);
+    let last_resort;
     let wish = match &obs.wish {
         Ok(wish) => wish,
+        Err(_) if obs.status.state.is_active() && (obs.meta.deleting || obs.status.state == State::RollingBack) => {
+            last_resort = Wish::last_resort(&obs.status);
+            &last_resort
+        }
         Err(error) => {
             // Nothing is known of what is wanted: touch nothing, let go of what is not held.
             if obs.meta.deleting && !obs.status.state.is_active() {
@@ -96,12 +101,12 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
     if memory.going_back {
         return cause("RollbackOrdered", "a rollback had been ordered".into(), "spec.control");
     }
-    let refused = memory.refused.get(&obs.objects.new_revision)?;
-    cause(REFUSED, format!("the API server refuses the new version's Deployment: {refused}"), "operator")
+    let (object, said) = memory.refused.first_key_value()?;
+    cause(REFUSED, format!("the API server refuses {object}: {said}"), "operator")
 }
 
 /// The one cause after which a rollback ends in FAILED: trying again cannot help until a person changes something.
-pub const REFUSED: &str = "TemplateRefused";
+pub const REFUSED: &str = "RefusedByApiServer";
 
 /// Terminal, and nothing new is wanted: what was said stays said, of the spec's present generation.
 fn rest(turn: &mut Turn<'_>, wish: &Wish) {
@@ -134,7 +139,7 @@ impl<'a> Turn<'a> {
     fn new(obs: &'a Observation, memory: &'a Memory, now: Time) -> Self {
         // What was refused counts for the attempt it was refused in.
         let refused = if obs.status.state.is_active() { memory.refused.clone() } else { <_>::default() };
-        let plan = Plan { memory: Memory { refused, ..Memory::default() }, ..Plan::default() };
+        let plan = Plan { memory: Memory { refused, denied: memory.denied.clone(), ..Memory::default() }, ..Plan::default() };
         Self { obs, memory, now, status: obs.status.clone(), plan }
     }
 
@@ -143,6 +148,11 @@ impl<'a> Turn<'a> {
         let since = self.memory.since.get(fact).copied().unwrap_or(self.now);
         self.plan.memory.since.insert(fact, since);
         (self.now - since).to_std().unwrap_or_default()
+    }
+
+    /// Whether a fact was said to hold in this turn.
+    pub fn is_held(&self, fact: &'static str) -> bool {
+        self.plan.memory.since.contains_key(fact)
     }
 
     /// Whether a fact has held that long; if not, looks again when it will have.
@@ -164,6 +174,11 @@ impl<'a> Turn<'a> {
         if !wait.is_zero() {
             self.plan.requeue = Some(self.plan.requeue.map_or(wait, |r| r.min(wait)));
         }
+    }
+
+    /// Takes back what was to be done.
+    pub fn abandon(&mut self) {
+        self.plan.actions.clear();
     }
 
     /// Whether this turn acts.
@@ -188,12 +203,21 @@ impl<'a> Turn<'a> {
 
     /// Says what is going on. The last word counts.
     #[allow(clippy::needless_pass_by_value, reason = "a saying is made for being said")]
-    pub fn say(&mut self, saying: Saying) {
-        if saying.state != self.obs.status.state || reason_of(&self.obs.status) != Some(&saying.reason) {
+    pub fn say(&mut self, mut saying: Saying) {
+        if let Some(said) = &self.memory.denied
+            && saying.state == self.obs.status.state
+        {
+            saying.reason = "WriteDenied".into();
+            saying.message = format!("the API server denies a write that comes next: {said}");
+        }
+        let told = (&self.obs.status.state, &self.obs.status.routing, reason_of(&self.obs.status));
+        if told != (&saying.state, &self.status.routing, Some(&saying.reason)) {
             let warning = matches!(saying.state, State::RollingBack | State::RolledBack | State::Failed)
                 || (saying.state == self.obs.status.state && saying.reason != status::state_word(saying.state));
-            self.plan.notes =
-                vec![Note { warning, reason: saying.reason.clone(), message: format!("{}: {}", saying.state, saying.message) }];
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            let about = format!("{} {}", text(&self.status.new_version), text(&self.status.routing));
+            let message = format!("{}: {}", saying.state, saying.message);
+            self.plan.notes = vec![Note { warning, reason: saying.reason.clone(), message, about }];
         }
         status::say(&mut self.status, self.obs, &saying, self.now);
     }
@@ -239,6 +263,10 @@ impl<'a> Turn<'a> {
     fn finish(mut self) -> Plan {
         match status::worth(&self.obs.status, &self.status, self.now) {
             Ok(()) => {
+                if self.memory.denied.is_some() {
+                    // The word about it comes first; the write itself is tried again after.
+                    self.plan.actions.clear();
+                }
                 self.status.updated_at = Some(self.now);
                 self.plan.status = Some(self.status);
             }

@@ -146,6 +146,8 @@ pub struct Memory {
     pub since: BTreeMap<&'static str, Time>,
     /// What the API server refused for good, by the name of the object.
     pub refused: BTreeMap<String, String>,
+    /// What the API server said to the last write that it will not take as things are.
+    pub denied: Option<String>,
     /// A rollback was decided, whether or not its record could be written yet.
     pub going_back: bool,
 }
@@ -236,4 +238,6 @@ pub struct Note {
     pub reason: String,
     /// A sentence.
     pub message: String,
+    /// Version and ratio it is about.
+    pub about: String,
 }

@@ -152,18 +152,16 @@ fn endpoints(index: &Index, service: &Key) -> Endpoints {
     Endpoints { known: !slices.is_empty(), ready: slices.iter().flat_map(|s| s.ready.iter().cloned()).collect() }
 }
 
-/// Another RollingUpdate at work on the workload; of several that wait, the oldest by name goes first.
+/// Another RollingUpdate at work on the workload.
 fn rival(index: &Index, update: &Update, workload: &str) -> Option<String> {
     let me = (&update.meta.namespace, &update.meta.name);
     index
         .updates_in(me.0)
         .filter(|other| other.meta.name != *me.1)
         .filter_map(|other| other.object.as_ref().ok())
-        .filter(|other| Wish::parse(&other.spec).is_ok_and(|w| w.workload == workload))
         .filter(|other| {
-            let state = other.status.as_ref().map(|s| s.state).unwrap_or_default();
-            let recorded = other.status.as_ref().is_some_and(|s| s.objects.is_some());
-            state.is_active() || (state == State::Pending && recorded)
+            let status = other.status.as_ref().filter(|s| s.state.is_active());
+            status.and_then(|s| s.objects.as_ref()).is_some_and(|o| o.workload == workload)
         })
         .find_map(|other| other.metadata.name.clone())
 }

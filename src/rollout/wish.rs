@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::api::rolling_update::{CleanupPolicy, OnBreach, Outcome, RollingUpdateSpec, Thresholds, TrafficMode};
-use crate::api::{Ratio, duration};
+use crate::api::{Ratio, RollingUpdateStatus, duration};
 
 /// Steps when the spec names none: the guide's recommended progression.
 pub const DEFAULT_STEPS: [&str; 5] = ["1:9", "1:3", "1:1", "3:1", "1:0"];
@@ -157,6 +157,37 @@ impl Wish {
             readiness_decides: spec.metrics.as_ref().is_some_and(|m| m.none.is_some()),
             orders: orders(spec)?,
         })
+    }
+
+    /// What to go back by when the spec cannot be read: the recorded version and every default.
+    pub fn last_resort(status: &RollingUpdateStatus) -> Self {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let objects = status.objects.clone().unwrap_or_default();
+        Self {
+            artifact_base: text(&status.artifact_base),
+            version: text(&status.new_version),
+            attempt: status.attempt.unwrap_or(1),
+            instances: None,
+            workload: objects.workload,
+            container: None,
+            image: None,
+            service: objects.service,
+            mode: TrafficMode::Auto,
+            routes: None,
+            settle: Duration::from_secs(10),
+            drain: Duration::from_secs(30),
+            steps: Vec::new(),
+            interval: Duration::from_mins(5),
+            deploy_deadline: Duration::from_mins(10),
+            analysis_deadline: Duration::from_mins(30),
+            on_breach: OnBreach::Pause,
+            max_error_rate: 0.01,
+            max_latency_ms: 500,
+            manual_approval: false,
+            cleanup: CleanupPolicy::GracePeriod,
+            readiness_decides: false,
+            orders: Orders::default(),
+        }
     }
 
     /// How long the old version keeps its pods after it got its last request.

@@ -11,7 +11,8 @@ use json_patch::PatchOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::api::{Ratio, names, ratio::MAX_PART};
+use crate::api::ratio::{MAX_PART, gcd};
+use crate::api::{Ratio, names};
 use crate::cluster::facts::HttpRoute;
 use crate::cluster::patch;
 
@@ -186,16 +187,27 @@ fn users_weights(route: &HttpRoute, rule: &Rule<'_>) -> Vec<Option<u32>> {
     let own = |r: &Value| r.get("weight").map(|_| weight(r));
     match rule.form {
         Form::Whole(_) => rule.refs.iter().map(own).collect(),
-        Form::Split { .. } => {
-            let kept =
-                route.meta.annotations.get(names::SPLIT).and_then(|text| serde_json::from_str::<Kept>(text).ok()).unwrap_or_default();
-            match kept.rules.get(&rule.index) {
-                Some(weights) if weights.len() + 1 == rule.refs.len() => weights.clone(),
-                // The note is gone or speaks of other backends: an even weight for each is the honest guess.
-                _ => vec![None; rule.refs.len().saturating_sub(1)],
-            }
+        Form::Split { old, new } => {
+            let at = |index: usize| rule.refs.get(index).map(weight).unwrap_or_default();
+            // Both versions carry a multiple of coprime parts, so that what they share is the user's weight.
+            let users = gcd(at(old), at(new));
+            let parts = (at(old) + at(new)).checked_div(users).unwrap_or_default();
+            let kept = kept_weights(route, rule);
+            let foreign = |index: usize| match at(index).checked_div(parts) {
+                Some(weight) if at(index).is_multiple_of(parts) => Some(weight),
+                // The user gave the apex no weight, or somebody has edited this one: what was written down, if it fits.
+                guess => kept.as_ref().and_then(|k| k.get(users_index(old, new, index)).copied().flatten()).or(guess),
+            };
+            let indexes = (0..rule.refs.len()).filter(|index| *index != new);
+            indexes.map(|index| if index == old { Some(users) } else { foreign(index) }).collect()
         }
     }
+}
+
+/// What the split wrote down about this rule, if it still is the rule it was.
+fn kept_weights(route: &HttpRoute, rule: &Rule<'_>) -> Option<Vec<Option<u32>>> {
+    let kept: Kept = serde_json::from_str(route.meta.annotations.get(names::SPLIT)?).ok()?;
+    kept.rules.get(&rule.index).filter(|weights| weights.len() + 1 == rule.refs.len()).cloned()
 }
 
 /// The ratio a route carries now. `None`: it is not split, not everywhere, or not the same everywhere.
@@ -313,9 +325,13 @@ fn weigh_rule(
 
 /// The user's weight behind a backend of a split rule: both versions stand where the apex stood.
 fn users_weight(users: &[Option<u32>], (old_at, new_at): (usize, usize), index: usize) -> u32 {
-    let users_index = if index == new_at { old_at } else { index };
-    let users_index = if users_index > new_at { users_index - 1 } else { users_index };
-    users.get(users_index).copied().flatten().unwrap_or(1)
+    users.get(users_index(old_at, new_at, index)).copied().flatten().unwrap_or(1)
+}
+
+/// Where a backend of a split rule stands among the user's.
+fn users_index(old_at: usize, new_at: usize, index: usize) -> usize {
+    let index = if index == new_at { old_at } else { index };
+    if index > new_at { index - 1 } else { index }
 }
 
 /// The patch that gives the route back as the user wrote it. `None`: nothing of ours is on it.
@@ -434,6 +450,16 @@ mod tests {
         assert_eq!(weights(&split, 3), named(&[("web-1", 4), ("web-2", 4)]));
         let whole = patched(&split, &restore(&route(&split), NAMES).unwrap().unwrap());
         assert_eq!(weights(&whole, 3), named(&[("web", 4)]));
+    }
+
+    #[test]
+    fn a_rule_put_before_the_others_changes_no_share() {
+        let mut split = shifted(&rich(), "1:1");
+        split["spec"]["rules"].as_array_mut().unwrap().insert(0, json!({"backendRefs": [{"name": "stranger", "port": 80, "weight": 7}]}));
+        let split = shifted(&split, "1:3");
+        assert_eq!(weights(&split, 1), named(&[("other", 4), ("web-1", 27), ("web-2", 9), ("third", 8)]));
+        let whole = patched(&split, &restore(&route(&split), NAMES).unwrap().unwrap());
+        assert_eq!(weights(&whole, 1), named(&[("other", 1), ("web", 9), ("third", 2)]));
     }
 
     #[rstest]

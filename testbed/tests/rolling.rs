@@ -26,6 +26,8 @@ common::tests![
     a_deleted_update_goes_back_first
     a_refused_deployment_fails_and_leaves_nothing
     of_two_updates_of_one_workload_one_waits
+    a_quota_or_a_policy_in_the_way_is_told_and_leaves_nothing
+    a_manifest_that_says_replicas_cannot_bring_an_old_version_back
     a_version_that_never_gets_ready_is_rolled_back
     refused_at_apply_time
     held_in_pending_with_a_way_out
@@ -224,10 +226,74 @@ async fn a_refused_deployment_fails_and_leaves_nothing(rig: &Arc<Rig>) -> anyhow
     let watching = shop.update(json!({"version": "6.6.6"})).await?;
     let ended = watching.until_state("FAILED", LIMIT).await?;
     let (_, reason, message) = ended.condition("Stalled");
-    ensure!(reason == "TemplateRefused" && message.contains("6.6.6 is not for us"), "{reason}: {message}");
+    ensure!(reason == "RefusedByApiServer" && message.contains("6.6.6 is not for us"), "{reason}: {message}");
     shop.nothing_left_but(&["web"]).await?;
     let writes = shop.rig.writes(&shop.namespace)?.filter(|e| e.verb == "create");
     ensure!(writes.len() == 1, "it was tried more than once:\n{writes}");
+    shop.close().await
+}
+
+async fn a_quota_or_a_policy_in_the_way_is_told_and_leaves_nothing(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    let shop = Shop::open(rig, "barred", json!({})).await?;
+    shop.kubectl(&["create", "quota", "few", "--hard=count/services=3"]).await?;
+    let watching = shop.update(json!({"progression": {"steps": ["1:0"], "deployDeadline": "10s"}})).await?;
+    let ended = watching.until_state("FAILED", LIMIT).await?;
+    ensure!(ended.condition("Stalled").2.contains("exceeded quota"), "{:?}", ended.condition("Stalled"));
+    shop.nothing_left_but(&["web"]).await?;
+    let tried = shop.rig.writes(&shop.namespace)?.filter(|e| e.code >= 400);
+    ensure!(tried.len() <= 2, "it was tried again and again:\n{tried}");
+
+    shop.kubectl(&["delete", "quota", "few"]).await?;
+    let denies = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "frozen-routes"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": shop.namespace}},
+                "resourceRules": [{"apiGroups": ["gateway.networking.k8s.io"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["httproutes"]}],
+            },
+            "validations": [{"expression": "false", "message": "routes are frozen this week"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "frozen-routes"},
+        "spec": {"policyName": "frozen-routes", "validationActions": ["Deny"]},
+    });
+    for object in [denies, binding] {
+        rig.bed.apply(object).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    shop.patch_update(json!({"attempt": 2})).await?;
+    watching.until("the denial", LIMIT, |s| s.condition("Ready").2.contains("routes are frozen this week")).await?;
+    let ended = watching.until_state("ROLLED_BACK", LIMIT).await?;
+    ensure!(ended.condition("Stalled").1 == "DeployDeadlineExceeded", "{:?}", ended.condition("Stalled"));
+    shop.nothing_left_but(&["web"]).await?;
+    shop.close().await
+}
+
+async fn a_manifest_that_says_replicas_cannot_bring_an_old_version_back(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    let mut shop = Shop::open(rig, "replicas", json!({})).await?;
+    let mut manifest = testbed::rig::deployment("web", json!({}));
+    manifest["spec"]["replicas"] = json!(PODS);
+    shop.kubectl_stdin(&["apply", "-f", "-"], &manifest.to_string()).await?;
+    shop.start_load()?;
+    let watching = shop.update(json!({"progression": {"steps": ["1:0"]}})).await?;
+    let ended = watching.until_state("COMPLETED", LIMIT).await?;
+    ensure!(ended.condition("Ready").2.contains("leave replicas out"), "{:?}", ended.condition("Ready"));
+    shop.kubectl_stdin(&["apply", "-f", "-"], &manifest.to_string()).await?;
+    shop.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).await?;
+    // Version 1.0.0 has its pods back; nobody may meet it, not even after a rollback of the release after.
+    shop.patch_update(json!({"version": "3.0.0", "progression": {"steps": ["1:1", "1:0"]}})).await?;
+    watching.until("half of the traffic", LIMIT, |s| s.place() == "ROUTING 1:1").await?;
+    shop.patch_update(json!({"control": {"version": "3.0.0", "outcome": "Rollback"}})).await?;
+    watching.until_state("ROLLED_BACK", LIMIT).await?;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let now = chrono::Utc::now();
+    for caller in 0..4 {
+        let share = shop.seen_by(caller)?.between(now - chrono::TimeDelta::seconds(2), now).share("2.0.0");
+        ensure!(share == 1.0, "caller {caller} gets version 2.0.0 only for {share}");
+    }
+    shop.no_request_failed().await?;
     shop.close().await
 }
 

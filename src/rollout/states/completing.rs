@@ -31,7 +31,7 @@ pub fn old_version_is_whole(obs: &Observation) -> bool {
 /// Does the next thing, or says what is waited for. In COMPLETED it removes an old version that was kept.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let state = turn.obs.status.state;
-    let waiting = if old_version_is_whole(turn.obs) { retire(turn, wish) } else { release(turn, wish) };
+    let waiting = if old_version_is_whole(turn.obs) { retire(turn, wish) } else { release(turn) };
     let saying = match waiting {
         Progress::Busy(message) => {
             // No watch wakes what is COMPLETED.
@@ -82,11 +82,14 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     }
     let new_pods = obs.new.pod_names();
     let shown = &obs.apex_endpoints.ready;
-    if shown.is_empty() || !shown.iter().all(|p| new_pods.contains(p.as_str())) || i32::try_from(shown.len()).unwrap_or(i32::MAX) < ready {
+    if shown.is_empty() || !shown.iter().all(|p| new_pods.contains(p.as_str())) {
         return busy("waiting for the Service's endpoints to show the new version");
     }
-    let stay = wish.old_version_stays();
-    let drained = turn.held_for("flipped", stay);
+    let drained = turn.held_for("flipped", wish.old_version_stays());
+    let split = obs.routes.iter().any(|r| gateway::is_split(r, obs.names()));
+    if split && i32::try_from(shown.len()).unwrap_or(i32::MAX) < ready {
+        return busy("waiting for the Service's endpoints to show all of the new version");
+    }
     for route in &obs.routes {
         match gateway::restore(route, obs.names()) {
             Ok(None) => {}
@@ -190,27 +193,40 @@ pub fn delete_services(turn: &mut Turn<'_>) {
 }
 
 /// The old version has no pods wanted any more: wait for the last one, then give the apex back.
-fn release(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
+fn release(turn: &mut Turn<'_>) -> Progress {
     let obs = turn.obs;
     delete_services(turn);
     if !obs.old.pods.is_empty() {
         return Progress::Busy(format!("{} pods of the old version are still ending", obs.old.pods.len()));
     }
-    let Some(apex) = &obs.apex else {
-        return Progress::Stuck("ServiceGone", format!("Service {} does not exist any more; create it again", obs.objects.service));
-    };
-    let done = |message: String| Progress::Done("Completed", message);
-    if let Some(owner) = obs.objects.replicas_owner.as_ref().filter(|_| apex::is_pinned(apex)) {
-        return done(format!(
-            "version {} is live; {owner} says replicas of Deployment {} in its manifest, so Service {} stays pinned to the live version: leave replicas out there",
-            wish.version, obs.objects.workload, apex.meta.name
-        ));
+    let version = obs.status.new_version.clone().unwrap_or_default();
+    if obs.apex.is_none() && !obs.meta.deleting {
+        let message = format!("Service {} does not exist any more; create it again", obs.objects.service);
+        return Progress::Stuck("ServiceGone", message);
     }
-    if apex::is_pinned(apex) {
-        turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
-    }
+    let pinned = release_apex(turn, obs.new.pin.as_ref(), false);
     if turn.acts() {
         return Progress::Busy("giving the Service back".into());
     }
-    done(format!("version {} is live", obs.status.new_version.clone().unwrap_or_default()))
+    Progress::Done("Completed", format!("version {version} is live{}", pinned.map(|why| format!("; {why}")).unwrap_or_default()))
+}
+
+/// Gives the apex its own selector back, once one version is left. It stays on the live version, and it is said why,
+/// while pods of the user's own Deployment could come behind it that are not of that version.
+pub fn release_apex(turn: &mut Turn<'_>, live: Option<&Pin>, live_is_workload: bool) -> Option<String> {
+    let obs = turn.obs;
+    let apex = obs.apex.as_ref().filter(|a| apex::is_pinned(a))?;
+    let workload = obs.workload.as_ref().filter(|_| !live_is_workload);
+    let returns = workload.and_then(|w| match &w.replicas_owner {
+        Some(owner) => Some(format!("{owner} says replicas of Deployment {} in its manifest: leave replicas out there", w.meta.name)),
+        None => (w.replicas > 0).then(|| format!("Deployment {} has pods: scale it to 0", w.meta.name)),
+    });
+    let (Some(why), Some(live)) = (returns, live) else {
+        turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
+        return None;
+    };
+    if !apex::is_pinned_to(apex, live) {
+        turn.patch("the Service stays on the live version", Kind::Service, &apex.meta, apex::pin(apex, live));
+    }
+    Some(format!("Service {} stays pinned to the live version, because {why}", apex.meta.name))
 }

@@ -20,14 +20,22 @@ use crate::rollout::wish::Wish;
 /// What stands in the way of DEPLOYED, in a word and a sentence.
 struct Wait(&'static str, String);
 
+/// Held while nothing is wrong and only time must pass: a deadline that went by while the operator was away
+/// must not end an update that is as good as deployed.
+const ALMOST: &str = "almost deployed";
+
 /// Does the next thing, or says what is waited for.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let obs = turn.obs;
     let since = obs.status.state_since.unwrap_or(turn.now);
     let deadline = since + wish.deploy_deadline;
     let wait = deploy(turn, wish);
-    if !turn.acts() && turn.is_past(deadline) && wait.is_some() {
-        let why = wait.map(|w| w.1).unwrap_or_default();
+    let goes_on = turn.is_held(ALMOST) || (turn.acts() && turn.memory.denied.is_none());
+    if let Some(Wait(_, why)) = wait.as_ref().filter(|_| !goes_on)
+        && turn.is_past(deadline)
+    {
+        turn.abandon();
+        let why = turn.memory.denied.as_ref().unwrap_or(why);
         let message = format!("not ready after {}: {why}", crate::api::duration::print(wish.deploy_deadline));
         rolling_back::begin(turn, wish, &Cause { reason: "DeployDeadlineExceeded", message, by: "operator" });
         return;
@@ -86,7 +94,11 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
         return Some(problem);
     }
     if !turn.held_for("ready", wish.settle) {
+        turn.held(ALMOST);
         return busy("the new version is ready; giving the data plane time to know its Services");
+    }
+    if obs.routes.is_empty() {
+        return Some(Wait("RouteNotFound", format!("no HTTPRoute names Service {} any more; create it again", apex.meta.name)));
     }
     for route in &obs.routes {
         match gateway::shift(route, obs.names(), Ratio::ALL_OLD) {
@@ -101,16 +113,19 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
     match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
         Gate::Confirmed => None,
         Gate::Silent(why) => {
-            let reason = if turn.held("silent") < SLOW_GATEWAY { state_word(State::Deploying) } else { "WaitingForGateway" };
             turn.wake_after(SLOW_GATEWAY);
-            Some(Wait(reason, why))
+            if turn.held("silent") < SLOW_GATEWAY {
+                turn.held(ALMOST);
+                return busy("waiting for the gateway");
+            }
+            Some(Wait("WaitingForGateway", why))
         }
         Gate::Refused(why) => Some(Wait("GatewayRefuses", why)),
     }
 }
 
 /// Pauses the workload at exactly the version that was looked at, and writes down what that was.
-fn pause(turn: &mut Turn<'_>, workload: &Deployment) {
+pub fn pause(turn: &mut Turn<'_>, workload: &Deployment) {
     let live = turn.obs.status.old_version.clone().unwrap_or_default();
     let notes =
         [(names::PAUSED_TEMPLATE, build::template_hash(workload)), (names::LIVE, live), (names::LIVE_REVISION, workload.meta.name.clone())];
@@ -121,22 +136,30 @@ fn pause(turn: &mut Turn<'_>, workload: &Deployment) {
 
 fn create_missing(turn: &mut Turn<'_>, wish: &Wish, workload: &Deployment, old_pin: &Pin) {
     let obs = turn.obs;
-    let (Some(apex), owner) = (&obs.apex, obs.owner()) else { return };
     let name = &obs.objects.new_revision;
     if obs.new.deployment.is_none() {
         let instances = obs.status.new_instances.unwrap_or(1);
-        if let Ok(object) = build::deployment(workload, wish, &owner, name, instances) {
+        if let Ok(object) = build::deployment(workload, wish, &obs.owner(), name, instances) {
             turn.create("the new version's pods", Kind::Deployment, name, object);
         }
     }
+    create_missing_services(turn, wish, old_pin);
+}
+
+/// The version Services, those that are not there.
+pub fn create_missing_services(turn: &mut Turn<'_>, wish: &Wish, old_pin: &Pin) {
+    let obs = turn.obs;
+    let (Some(apex), owner) = (&obs.apex, obs.owner()) else { return };
     if obs.old.service.is_none() {
         let version = obs.status.old_version.clone().unwrap_or_default();
         let object = build::version_service(apex, wish, &owner, &obs.objects.old_service, &version, old_pin);
         turn.create("the old version's Service", Kind::Service, &obs.objects.old_service, object);
     }
     if obs.new.service.is_none() {
+        let name = &obs.objects.new_revision;
+        let version = obs.status.new_version.clone().unwrap_or_default();
         let pin = Pin { key: names::REVISION, value: name.clone() };
-        let object = build::version_service(apex, wish, &owner, name, &wish.version, &pin);
+        let object = build::version_service(apex, wish, &owner, name, &version, &pin);
         turn.create("the new version's Service", Kind::Service, name, object);
     }
 }

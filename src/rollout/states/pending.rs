@@ -39,6 +39,12 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         rolling_back::begin(turn, wish, &cause);
         return;
     }
+    if let Some(version) = already_live(turn.obs, wish)
+        && let Err(Hold(reason, message)) = stable(turn.obs, &turn.obs.objects.old_revision)
+    {
+        turn.say(Saying::new(State::Pending, reason, format!("version {version} is said to be live, but {message}")));
+        return;
+    }
     if let Some(version) = already_live(turn.obs, wish) {
         turn.status.old_version = Some(version.clone());
         turn.status.routing = None;
@@ -193,11 +199,14 @@ fn stable(obs: &Observation, revision: &str) -> Result<(), Hold> {
         return unstable(format!("Deployment {revision}, recorded as live, does not exist"));
     };
     let d = deployment;
-    if d.observed_generation < d.meta.generation || d.available < d.replicas || (!d.paused && d.updated != d.total) || d.total != d.replicas
-    {
+    let whole = d.available >= d.replicas && d.total == d.replicas;
+    // While we hold it, its pods are rightly of another template than the one it has now.
+    let rolled_out = obs.holds_workload() || d.updated == d.total;
+    if d.observed_generation < d.meta.generation || !whole || !rolled_out {
         return unstable(format!(
-            "Deployment {revision} is in the middle of a rollout of its own ({} of {} pods available); wait for it or undo it",
-            d.available, d.replicas
+            "Deployment {revision} is in the middle of a rollout of its own ({} pods wanted, {} there, {} of its present template, {} available); \
+             wait for it, resume it or undo it",
+            d.replicas, d.total, d.updated, d.available
         ));
     }
     if d.replicas < 1 {

@@ -10,7 +10,8 @@ use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
 use super::MUTE_GATEWAY;
-use super::completing::{delete_services, is_as_paused, only_reached, unpause};
+use super::completing::{delete_services, is_as_paused, only_reached, release_apex, unpause};
+use super::deploying::create_missing_services;
 use crate::rollout::decide::{Cause, REFUSED, Turn};
 use crate::rollout::model::{Target, Write};
 use crate::rollout::status::Saying;
@@ -19,10 +20,12 @@ use crate::rollout::wish::Wish;
 /// Starts to go back: the write that moves the traffic comes before the one that says so.
 pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
     turn.goes_back();
-    let stuck = traffic_back(turn);
+    let stuck = traffic_back(turn, wish);
+    if stuck.is_none() {
+        turn.status.routing = Some("0:1".into());
+        turn.status.effective_routing = Some("0:1".into());
+    }
     let message = stuck.map_or_else(|| cause.message.clone(), |s| format!("{}; {s}", cause.message));
-    turn.status.routing = Some("0:1".into());
-    turn.status.effective_routing = Some("0:1".into());
     turn.status.step = None;
     turn.say(Saying { by: cause.by, shifted: going_back(), ..Saying::new(State::RollingBack, cause.reason, message) });
     turn.wake_after(wish.settle);
@@ -66,22 +69,32 @@ fn cause(turn: &Turn<'_>) -> (String, String) {
 }
 
 /// All traffic to the old version. `Some`: it cannot take it.
-fn traffic_back(turn: &mut Turn<'_>) -> Option<String> {
+fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let obs = turn.obs;
     let names = obs.names();
     let reaching: Vec<_> = obs.routes.iter().filter(|r| gateway::reaches_new(r, names)).collect();
+    if let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.service.is_none() && obs.routes.iter().any(|r| gateway::is_split(r, names)))
+    {
+        // Somebody has deleted it; without it there is nowhere to go back to.
+        create_missing_services(turn, wish, pin);
+    }
     if !reaching.is_empty() && obs.old.endpoints.ready.is_empty() {
         return Some(format!(
-            "Service {} shows no ready pod, so no traffic is moved to it; bring the old version back or order a ratio",
-            obs.objects.old_service
+            "Service {} shows no ready pod, so no traffic is moved to it; bring the pods of Deployment {} back",
+            obs.objects.old_service, obs.objects.old_revision
         ));
     }
+    let mut stuck = Vec::new();
     for route in reaching {
         match gateway::shift(route, names, Ratio::ALL_OLD) {
             Ok(Some(ops)) => turn.patch("all traffic to the old version", Kind::HttpRoute, &route.meta, ops),
             Ok(None) => {}
-            Err(e) => return Some(e.to_string()),
+            // The other routes go back all the same.
+            Err(e) => stuck.push(e.to_string()),
         }
+    }
+    if !stuck.is_empty() {
+        return Some(stuck.join("; "));
     }
     let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin) else { return None };
     let new_is_there = obs.new_deployment().is_some() || !obs.new.pods.is_empty();
@@ -98,18 +111,26 @@ fn traffic_back(turn: &mut Turn<'_>) -> Option<String> {
 fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let obs = turn.obs;
     let names = obs.names();
-    if let Some(stuck) = traffic_back(turn) {
+    if let Some(stuck) = traffic_back(turn, wish) {
         turn.wake_after(wish.settle);
         return Some(stuck);
+    }
+    if had_traffic(turn) {
+        turn.status.routing = Some("0:1".into());
+        turn.status.effective_routing = Some("0:1".into());
     }
     if turn.acts() {
         return Some("moving all traffic to the old version".into());
     }
     let split = obs.routes.iter().any(|r| gateway::is_split(r, names));
     if split || obs.new_deployment().is_some() {
+        // A gateway that has never said anything of a route must not keep the update here for ever; one that has, may
+        // be serving what it knew last while it cannot be heard.
+        let mute = obs.routes.iter().all(|r| r.statuses.is_empty());
         match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
-            // The weights are written; a gateway that never says so must not keep the update here for ever.
-            Gate::Silent(why) | Gate::Refused(why) if had_traffic(turn) && !turn.held_for("unconfirmed", MUTE_GATEWAY) => return Some(why),
+            Gate::Silent(why) | Gate::Refused(why) if had_traffic(turn) && !(mute && turn.held_for("mute", MUTE_GATEWAY)) => {
+                return Some(why);
+            }
             _ => {}
         }
     }
@@ -139,9 +160,7 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return Some(format!("{} pods of the new version are still ending", obs.new.pods.len()));
     }
     delete_services(turn);
-    if let Some(apex) = obs.apex.as_ref().filter(|a| apex::is_pinned(a)) {
-        turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
-    }
+    release_apex(turn, obs.old.pin.as_ref(), obs.old_is_workload());
     if turn.acts() {
         return Some("removing what the update made".into());
     }

@@ -7,7 +7,7 @@ use crate::cluster::facts::Kind;
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::{MUTE_GATEWAY, SLOW_GATEWAY};
+use super::{MUTE_GATEWAY, SLOW_GATEWAY, deploying};
 use crate::rollout::decide::{Turn, other_version, shifted_to};
 use crate::rollout::model::Observation;
 use crate::rollout::status::{Saying, state_word};
@@ -20,10 +20,8 @@ struct Wait(&'static str, String);
 /// DEPLOYED and ROUTING: make the routes carry the wanted ratio, and record it once it is acknowledged.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let obs = turn.obs;
-    if let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin)
-        && !apex::is_pinned_to(apex, pin)
-    {
-        turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
+    stand_firm(turn, wish);
+    if turn.acts() {
         return;
     }
     let on_record = recorded(obs);
@@ -35,6 +33,11 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let settled = in_force && turn.held_for("in force", wish.settle);
 
     let (target, why_waiting) = target(turn, wish, &recorded, settled);
+    if obs.routes.is_empty() {
+        let gone = format!("no HTTPRoute names Service {} or its versions any more; create it again, or roll back", obs.objects.service);
+        say_shifting(turn, wish, &gate, Some(("RouteNotFound", gone)));
+        return;
+    }
     if target.ratio == recorded.ratio && settled && recorded.ratio.is_all_new() && may_complete(turn, wish) {
         let message = format!("version {} carries all traffic; the old version is being retired", wish.version);
         turn.say(Saying { shifted: shifted_to("all traffic on the new version"), ..Saying::new(State::Completing, "Completing", message) });
@@ -60,6 +63,19 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         }
     }
     say_shifting(turn, wish, &gate, why_waiting);
+}
+
+/// What shifting stands on is put back where somebody took it away: the pause, the pin, the version Services.
+fn stand_firm(turn: &mut Turn<'_>, wish: &Wish) {
+    let obs = turn.obs;
+    if let Some(workload) = obs.workload.as_ref().filter(|w| obs.old_is_workload() && !w.paused) {
+        deploying::pause(turn, workload);
+    }
+    let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin) else { return };
+    if !apex::is_pinned_to(apex, pin) {
+        turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
+    }
+    deploying::create_missing_services(turn, wish, pin);
 }
 
 /// The ratio on record: what the routes were last asked for and acknowledged.
@@ -190,8 +206,23 @@ fn say_shifting(turn: &mut Turn<'_>, wish: &Wish, gate: &Gate, waiting: Option<(
             }
         }
     };
+    let waiting = waiting.or_else(|| not_ready(turn, wish, state));
     let (reason, message) = waiting.unwrap_or_else(|| (state_word(state), format!("traffic new:old is {asked}")));
     turn.say(Saying { shifted, refused_order: refused_order(wish, turn.obs), ..Saying::new(state, reason, message) });
+}
+
+/// The new version has traffic and not all of its pods: by readiness, that is a verdict too.
+fn not_ready(turn: &mut Turn<'_>, wish: &Wish, state: State) -> Option<(&'static str, String)> {
+    if !wish.readiness_decides || state != State::Routing || recorded(turn.obs).ratio.is_all_old() {
+        return None;
+    }
+    let decision = verdict::judge(turn.obs, wish, turn.obs.status.new_instances.unwrap_or(1), turn.now);
+    if decision.verdict == Verdict::Healthy {
+        return None;
+    }
+    let message = decision.message.clone();
+    turn.status.decision = Some(decision);
+    Some(("NewVersionNotReady", message))
 }
 
 /// An order that cannot be followed now.
