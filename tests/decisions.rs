@@ -116,7 +116,7 @@ impl Seen {
         let mut old_pods = Vec::new();
         for n in 0..self.old {
             let name = format!("old-{n}");
-            add(Kind::Pod, &name, pod(json!({"app": "web", "pod-template-hash": "h1"}), "ReplicaSet-web-h1"));
+            add(Kind::Pod, &name, pod(&json!({"app": "web", "pod-template-hash": "h1"}), "ReplicaSet-web-h1"));
             old_pods.push(name);
         }
         let mut new_pods = Vec::new();
@@ -126,7 +126,7 @@ impl Seen {
             add(Kind::Deployment, "web-2-0-0", json!({"metadata": {"labels": labels}, "spec": {"replicas": PODS}, "status": status}));
             for n in 0..ready {
                 let name = format!("new-{n}");
-                add(Kind::Pod, &name, pod(labels.clone(), "ReplicaSet-web-2-0-0-h2"));
+                add(Kind::Pod, &name, pod(&labels, "ReplicaSet-web-2-0-0-h2"));
                 new_pods.push(name);
             }
         }
@@ -229,7 +229,7 @@ fn owner(uid: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "x", "name": "x", "uid": uid, "controller": true})
 }
 
-fn pod(labels: Value, set: &str) -> Value {
+fn pod(labels: &Value, set: &str) -> Value {
     json!({"metadata": {"labels": labels, "ownerReferences": [owner(set)]}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}})
 }
 

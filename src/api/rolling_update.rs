@@ -475,9 +475,6 @@ pub struct Objects {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub routes: Vec<String>,
-    /// Another field manager owns the old Deployment's `replicas`, so a re-apply may bring its pods back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicas_owner: Option<String>,
 }
 
 /// The progression step in force.

@@ -107,7 +107,6 @@ fn propose(index: &Index, update: &Update, wish: &Result<Wish, SpecError>, live:
     } else {
         live.revision.clone()
     };
-    let replicas_owner = index.deployment(&Key::new(namespace, &wish.workload)).and_then(|w| w.replicas_owner.clone());
     Objects {
         workload: wish.workload.clone(),
         service: wish.service.clone(),
@@ -115,7 +114,6 @@ fn propose(index: &Index, update: &Update, wish: &Result<Wish, SpecError>, live:
         old_service,
         new_revision,
         routes: Vec::new(),
-        replicas_owner,
     }
 }
 

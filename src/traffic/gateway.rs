@@ -2,8 +2,8 @@
 //!
 //! In every rule that names the apex Service, that one backend becomes two, the version Services,
 //! at `W*old` and `W*new`; foreign backends of the rule are multiplied by `new+old`, so that their
-//! share stays what the user wrote. Everything else stays byte for byte. An annotation keeps the
-//! user's weights, so that the way back needs nothing but the route itself.
+//! share stays what the user wrote. Everything else stays byte for byte. The way back needs nothing
+//! but the route: `new` and `old` are coprime, so the user's weights can be read off it.
 
 use std::collections::BTreeMap;
 
@@ -101,7 +101,7 @@ struct Rule<'a> {
     form: Form,
 }
 
-/// The user's weights, kept on the route while it is split.
+/// The user's weights, written on the route while it is split, for those that cannot be read off it.
 #[derive(Serialize, Deserialize, Debug, Default, PartialEq, Eq)]
 struct Kept {
     /// Rule index -> the weights of its backends in the user's order.
@@ -371,6 +371,7 @@ mod tests {
 
     const NAMES: Names<'static> = Names { apex: "web", old: "web-1", new: "web-2" };
 
+    #[allow(clippy::needless_pass_by_value, reason = "made for being passed")]
     fn object(rules: Value) -> Value {
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",

@@ -24,7 +24,7 @@ const GATEWAY_RATE: f64 = 300.0;
 /// Requests per second to the Service itself.
 const SERVICE_RATE: f64 = 50.0;
 /// Longest the update may take.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 /// As in the demo's manifest: nothing is counted for a step before the data plane has settled.
 const SETTLE: TimeDelta = TimeDelta::seconds(3);
 /// The promise on shares, in points.

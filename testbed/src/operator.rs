@@ -13,7 +13,7 @@ use crate::process::{Process, Signal};
 pub const USER: &str = "system:serviceaccount:aether-system:aether-operator";
 const NAMESPACE: &str = "aether-system";
 const NAME: &str = "aether-operator";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The repository's root.
 pub fn repository() -> PathBuf {

@@ -21,7 +21,7 @@ pub const LEASE: Duration = Duration::from_secs(3);
 /// Pods of a shop.
 pub const PODS: usize = 4;
 /// Longest any single wait may take; a loaded machine is no error.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_mins(2);
 
 /// A cluster with everything in it.
 pub struct Rig {
@@ -70,7 +70,7 @@ impl Shop {
     /// Opens a shop with version 1.0.0 and waits until both gateways serve it. `annotations` steer its pods.
     pub async fn open(rig: &Arc<Rig>, namespace: &str, annotations: Value) -> anyhow::Result<Self> {
         rig.bed.create_namespace(namespace).await?;
-        let mut objects = vec![deployment("web", annotations), service("web"), deployment("other", json!({})), service("other")];
+        let mut objects = vec![deployment("web", &annotations), service("web"), deployment("other", &json!({})), service("other")];
         for (gateway, name) in rig.gateways.iter().zip(["slow", "quick"]) {
             objects.push(serde_yaml::from_str(&gateway.manifest(namespace, name))?);
             objects.push(route(namespace, name));
@@ -171,7 +171,7 @@ impl Shop {
                 "traffic": {"settle": "3s", "drain": "4s"}, "progression": {"interval": "4s"}, "metrics": {"none": {}},
             },
         });
-        merge(&mut object["spec"], spec);
+        merge(&mut object, json!({"spec": spec}));
         self.kubectl_stdin(&["apply", "-f", "-"], &object.to_string()).await?;
         Ok(watching)
     }
@@ -184,7 +184,7 @@ impl Shop {
 
     /// Gives orders for version 2.0.0.
     pub async fn order(&self, mut orders: Value) -> anyhow::Result<()> {
-        orders["version"] = json!("2.0.0");
+        merge(&mut orders, json!({"version": "2.0.0"}));
         self.patch_update(json!({"control": orders})).await
     }
 
@@ -254,7 +254,7 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 /// A Deployment as its owner writes it: no `replicas`.
-pub fn deployment(name: &str, annotations: Value) -> Value {
+pub fn deployment(name: &str, annotations: &Value) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
         "spec": {

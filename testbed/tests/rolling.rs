@@ -167,7 +167,7 @@ async fn a_kept_old_version_stays_until_told(rig: &Arc<Rig>) -> anyhow::Result<(
     let now = chrono::Utc::now();
     for caller in 0..4 {
         let share = shop.seen_by(caller)?.between(now - chrono::TimeDelta::seconds(2), now).fresh().share("2.0.0");
-        ensure!(share == 1.0, "caller {caller} still meets the old version");
+        ensure!(share >= 1.0, "caller {caller} still meets the old version");
     }
     ensure!(shop.get("deployment/web").await?.pointer("/status/availableReplicas") == Some(&json!(PODS)));
     shop.patch_update(json!({"cleanupPolicy": "IMMEDIATE"})).await?;
@@ -273,7 +273,7 @@ async fn a_quota_or_a_policy_in_the_way_is_told_and_leaves_nothing(rig: &Arc<Rig
 
 async fn a_manifest_that_says_replicas_cannot_bring_an_old_version_back(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let mut shop = Shop::open(rig, "replicas", json!({})).await?;
-    let mut manifest = testbed::rig::deployment("web", json!({}));
+    let mut manifest = testbed::rig::deployment("web", &json!({}));
     manifest["spec"]["replicas"] = json!(PODS);
     shop.kubectl_stdin(&["apply", "-f", "-"], &manifest.to_string()).await?;
     shop.start_load()?;
@@ -291,7 +291,7 @@ async fn a_manifest_that_says_replicas_cannot_bring_an_old_version_back(rig: &Ar
     let now = chrono::Utc::now();
     for caller in 0..4 {
         let share = shop.seen_by(caller)?.between(now - chrono::TimeDelta::seconds(2), now).share("2.0.0");
-        ensure!(share == 1.0, "caller {caller} gets version 2.0.0 only for {share}");
+        ensure!(share >= 1.0, "caller {caller} gets version 2.0.0 only for {share}");
     }
     shop.no_request_failed().await?;
     shop.close().await
@@ -390,8 +390,8 @@ async fn refused_at_apply_time(rig: &Arc<Rig>) -> anyhow::Result<()> {
 async fn held_in_pending_with_a_way_out(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let shop = Shop::open(rig, "holds", json!({})).await?;
     let extra = [
-        testbed::rig::deployment("lonely", json!({})),
-        testbed::rig::deployment("strange", json!({})),
+        testbed::rig::deployment("lonely", &json!({})),
+        testbed::rig::deployment("strange", &json!({})),
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "twice"},
             "spec": {"hostnames": ["twice.example"], "rules": [{"backendRefs": [{"name": "web", "port": 80}, {"name": "web", "port": 80}]}]},

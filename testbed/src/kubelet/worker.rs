@@ -49,7 +49,6 @@ enum Reply {
 }
 
 /// The machine's clock: this is the shell around the pure [`Life`].
-#[expect(clippy::disallowed_methods, reason = "see above")]
 fn now() -> DateTime<Utc> {
     Utc::now()
 }

@@ -151,7 +151,6 @@ impl Load {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a load is about the machine's time")]
 fn now() -> DateTime<Utc> {
     Utc::now()
 }
