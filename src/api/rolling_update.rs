@@ -584,3 +584,22 @@ pub fn crd() -> CustomResourceDefinition {
     }
     crd
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_accepts_the_durations_that_are_parsed() {
+        assert!(DURATION_RULE.contains(super::super::duration::PATTERN));
+    }
+
+    #[test]
+    fn a_new_object_is_pending_from_birth() {
+        let crd = serde_json::to_value(crd()).unwrap();
+        let status = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status/default").unwrap();
+        assert_eq!(status["state"], "PENDING");
+        let born: RollingUpdateStatus = serde_json::from_value(status.clone()).unwrap();
+        assert_eq!(born.conditions.len(), 3);
+    }
+}

@@ -55,9 +55,13 @@ async fn run(client: Client, kind: Kind, index: Arc<SharedIndex>, news: mpsc::Un
         match event {
             Ok(event) => take(kind, event, &mut listed, &index, &news, &synced),
             Err(error) if is_absent(&error) => {
-                // Without the Gateway API there are no routes; that is an answer, and the watch keeps asking.
-                tracing::debug!(kind = kind.gvk().2, "the API server does not know this kind");
-                synced();
+                // Without the Gateway API there are no routes, and that is an answer. Any other kind must be there.
+                if kind == Kind::HttpRoute {
+                    tracing::debug!("the API server has no Gateway API");
+                    synced();
+                } else {
+                    tracing::warn!(kind = kind.gvk().2, "the API server does not know this kind; install the definitions in crds/");
+                }
                 tokio::time::sleep(Duration::from_secs(10)).await;
             }
             Err(error) => tracing::warn!(kind = kind.gvk().2, %error, "watch failed, trying again"),

@@ -87,7 +87,7 @@ impl Candidate {
                 }
                 Ok(false) => self.stand_down(&leads),
                 Err(error) => {
-                    tracing::warn!(%error, lease = self.name, "lease not renewed");
+                    tracing::warn!(error = error.message(), lease = self.name, "lease not renewed");
                     if !self.leadership.is_held() {
                         self.stand_down(&leads);
                     }
@@ -146,7 +146,7 @@ impl Candidate {
         spec.holder_identity = None;
         spec.lease_duration_seconds = Some(1);
         if let Err(error) = bounded(leases.replace(name, &PostParams::default(), &lease)).await {
-            tracing::debug!(%error, "lease not released");
+            tracing::debug!(error = error.message(), "lease not released");
         }
     }
 }
