@@ -95,6 +95,11 @@ pub fn set(conditions: &mut Vec<Condition>, generation: i64, now: Time, type_: &
     }
 }
 
+/// The condition of that type.
+pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}
+
 /// Takes a condition away.
 pub fn clear(conditions: &mut Vec<Condition>, type_: &str) {
     conditions.retain(|c| c.type_ != type_);

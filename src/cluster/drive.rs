@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::time::{DelayQueue, delay_queue};
 
-use crate::api::State;
 use crate::rollout::apply::{Applied, apply};
 use crate::rollout::decide::decide;
 use crate::rollout::model::Memory;
@@ -164,12 +163,7 @@ fn all(index: &Index) -> Vec<Key> {
 /// and the one it is about.
 fn concerned(index: &Index, kind: Kind, fact: &Fact) -> Vec<Key> {
     let own = (kind == Kind::RollingUpdate).then(|| fact.meta().key());
-    let open = index.updates_in(&fact.meta().namespace).filter(|u| {
-        u.object.as_ref().is_ok_and(|o| {
-            let state = o.status.as_ref().map(|s| s.state).unwrap_or_default();
-            state.is_active() || state == State::Pending
-        })
-    });
+    let open = index.updates_in(&fact.meta().namespace).filter(|u| u.state().is_some_and(|s| !s.is_terminal()));
     let mut keys: HashSet<Key> = open.map(|u| u.meta.key()).collect();
     keys.extend(own);
     keys.into_iter().collect()

@@ -10,7 +10,7 @@ use kube::core::DynamicObject;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::api::{RollingUpdate, names};
+use crate::api::{RollingUpdate, State, names};
 
 /// The kinds the operator watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -284,6 +284,14 @@ pub struct Update {
     pub meta: Meta,
     /// The object; the error text keeps one unreadable object from stopping the others.
     pub object: Result<Box<RollingUpdate>, String>,
+}
+
+impl Update {
+    /// The recorded state; PENDING where there is none yet, nothing where the object cannot be read.
+    pub fn state(&self) -> Option<State> {
+        let object = self.object.as_ref().ok()?;
+        Some(object.status.as_ref().map(|s| s.state).unwrap_or_default())
+    }
 }
 
 /// The facts of one object.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use crate::api::conditions::{Answer, OLD_VERSION_REMOVED};
+use crate::api::conditions::{self, Answer, OLD_VERSION_REMOVED, READY};
 use crate::api::rolling_update::{CleanupPolicy, Outcome};
-use crate::api::{Condition, RollingUpdateStatus, State, Time, names};
+use crate::api::{RollingUpdateStatus, State, Time, names};
 use crate::cluster::facts::{Key, Kind, Meta};
 use crate::cluster::patch;
 
@@ -65,8 +65,8 @@ pub fn is_another(status: &RollingUpdateStatus, wish: &Wish) -> bool {
 /// COMPLETED with the old version kept by cleanupPolicy MANUAL: it goes when the policy says so, or when the next
 /// release begins.
 pub fn keeps_old(status: &RollingUpdateStatus) -> bool {
-    let kept = |c: &&Condition| c.type_ == OLD_VERSION_REMOVED && c.reason == status::KEPT;
-    status.state == State::Completed && status.conditions.iter().any(|c| kept(&c))
+    let removed = conditions::find(&status.conditions, OLD_VERSION_REMOVED);
+    status.state == State::Completed && removed.is_some_and(|c| c.reason == status::KEPT)
 }
 
 /// Why an update goes back.
@@ -282,7 +282,7 @@ impl<'a> Turn<'a> {
 }
 
 fn reason_of(status: &RollingUpdateStatus) -> Option<&String> {
-    status.conditions.iter().find(|c| c.type_ == crate::api::conditions::READY).map(|c| &c.reason)
+    conditions::find(&status.conditions, READY).map(|c| &c.reason)
 }
 
 /// What is said of the gate while nothing is wrong.

@@ -102,6 +102,11 @@ impl Observation {
         }
     }
 
+    /// Pods that the new version is brought out with, as recorded at the start.
+    pub fn instances(&self) -> i32 {
+        self.status.new_instances.unwrap_or(1)
+    }
+
     /// Who the update's objects belong to.
     pub fn owner(&self) -> Owner {
         Owner { namespace: self.meta.namespace.clone(), name: self.meta.name.clone(), uid: self.meta.uid.clone() }

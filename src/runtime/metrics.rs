@@ -73,7 +73,7 @@ impl Metrics {
             self.updates.get_or_create(&StateLabels { state: state.as_str() }).set(0);
         }
         for update in index.lock().updates() {
-            let state = update.object.as_ref().ok().and_then(|o| o.status.as_ref()).map(|s| s.state).unwrap_or_default();
+            let state = update.state().unwrap_or_default();
             self.updates.get_or_create(&StateLabels { state: state.as_str() }).inc();
         }
         let mut text = String::new();

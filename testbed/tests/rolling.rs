@@ -208,21 +208,27 @@ async fn a_deleted_update_goes_back_first(rig: &Arc<Rig>) -> anyhow::Result<()> 
     shop.close().await
 }
 
+/// Has the API server deny what matches the rule in the shop's namespace, unless the expression holds.
+async fn forbid(shop: &Shop, name: &str, rule: Value, expression: &str, message: &str) -> anyhow::Result<()> {
+    let object = |kind: &str, spec: Value| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let policy = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": shop.namespace}}, "resourceRules": [rule]},
+        "validations": [{"expression": expression, "message": message}],
+    });
+    shop.rig.bed.apply(object("ValidatingAdmissionPolicy", policy)).await?;
+    let binding = json!({"policyName": name, "validationActions": ["Deny"]});
+    shop.rig.bed.apply(object("ValidatingAdmissionPolicyBinding", binding)).await?;
+    // Policies are in force when the API server's own watch has seen them.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    Ok(())
+}
+
 async fn a_refused_deployment_fails_and_leaves_nothing(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let shop = Shop::open(rig, "refused", json!({})).await?;
-    let policy = |name: &str| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": name, "metadata": {"name": "no-6-6-6"}});
-    let mut rule = policy("ValidatingAdmissionPolicy");
-    rule["spec"] = json!({
-        "failurePolicy": "Fail",
-        "matchConstraints": {"resourceRules": [{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}]},
-        "validations": [{"expression": "!object.spec.template.spec.containers.exists(c, c.image.endsWith(':6.6.6'))", "message": "6.6.6 is not for us"}],
-    });
-    let mut binding = policy("ValidatingAdmissionPolicyBinding");
-    binding["spec"] = json!({"policyName": "no-6-6-6", "validationActions": ["Deny"]});
-    for object in [rule, binding] {
-        rig.bed.apply(object).await?;
-    }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let rule = json!({"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]});
+    let allowed = "!object.spec.template.spec.containers.exists(c, c.image.endsWith(':6.6.6'))";
+    forbid(&shop, "no-6-6-6", rule, allowed, "6.6.6 is not for us").await?;
     let watching = shop.update(json!({"version": "6.6.6"})).await?;
     let ended = watching.until_state("FAILED", LIMIT).await?;
     let (_, reason, message) = ended.condition("Stalled");
@@ -244,25 +250,9 @@ async fn a_quota_or_a_policy_in_the_way_is_told_and_leaves_nothing(rig: &Arc<Rig
     ensure!(tried.len() <= 2, "it was tried again and again:\n{tried}");
 
     shop.kubectl(&["delete", "quota", "few"]).await?;
-    let denies = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "frozen-routes"},
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": shop.namespace}},
-                "resourceRules": [{"apiGroups": ["gateway.networking.k8s.io"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["httproutes"]}],
-            },
-            "validations": [{"expression": "false", "message": "routes are frozen this week"}],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "frozen-routes"},
-        "spec": {"policyName": "frozen-routes", "validationActions": ["Deny"]},
-    });
-    for object in [denies, binding] {
-        rig.bed.apply(object).await?;
-    }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let rule =
+        json!({"apiGroups": ["gateway.networking.k8s.io"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["httproutes"]});
+    forbid(&shop, "frozen-routes", rule, "false", "routes are frozen this week").await?;
     shop.patch_update(json!({"attempt": 2})).await?;
     watching.until("the denial", LIMIT, |s| s.condition("Ready").2.contains("routes are frozen this week")).await?;
     let ended = watching.until_state("ROLLED_BACK", LIMIT).await?;

@@ -13,7 +13,7 @@ use crate::cluster::facts::{Deployment, Kind};
 use crate::cluster::patch;
 use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
-use crate::traffic::gateway;
+use crate::traffic::gateway::{self, RouteError};
 
 use super::shifting::{recorded, refused_order};
 use super::{MUTE_GATEWAY, SLOW_GATEWAY};
@@ -71,7 +71,7 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     };
     let ready = i32::try_from(obs.new.pods.iter().filter(|p| p.ready && !p.meta.deleting).count()).unwrap_or(i32::MAX);
     if !apex::is_pinned_to(apex, new_pin) {
-        if ready < obs.status.new_instances.unwrap_or(1) {
+        if ready < obs.instances() {
             return Progress::Stuck(
                 "NotEnoughEndpoints",
                 format!("{ready} pods of the new version are ready; the Service stays on the old version"),
@@ -90,12 +90,8 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     if split && i32::try_from(shown.len()).unwrap_or(i32::MAX) < ready {
         return busy("waiting for the Service's endpoints to show all of the new version");
     }
-    for route in &obs.routes {
-        match gateway::restore(route, obs.names()) {
-            Ok(None) => {}
-            Ok(Some(ops)) => turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops),
-            Err(e) => return Progress::Stuck("RouteUnsuitable", e.to_string()),
-        }
+    if let Err(e) = restore_routes(turn) {
+        return Progress::Stuck("RouteUnsuitable", e.to_string());
     }
     if turn.acts() {
         return busy("giving the routes back");
@@ -125,6 +121,17 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     }
     retire_old(turn, new_pin);
     busy("removing the old version")
+}
+
+/// Gives every route that is split back as the user wrote it.
+pub fn restore_routes(turn: &mut Turn<'_>) -> Result<(), RouteError> {
+    let obs = turn.obs;
+    for route in &obs.routes {
+        if let Some(ops) = gateway::restore(route, obs.names())? {
+            turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops);
+        }
+    }
+    Ok(())
 }
 
 /// No route names a version Service, read live: nothing reaches a version but through the apex.

@@ -89,7 +89,7 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
     if turn.acts() {
         return busy("creating the new version");
     }
-    let instances = obs.status.new_instances.unwrap_or(1);
+    let instances = obs.instances();
     if let Some(problem) = not_ready(obs, instances) {
         return Some(problem);
     }
@@ -138,7 +138,7 @@ fn create_missing(turn: &mut Turn<'_>, wish: &Wish, workload: &Deployment, old_p
     let obs = turn.obs;
     let name = &obs.objects.new_revision;
     if obs.new.deployment.is_none() {
-        let instances = obs.status.new_instances.unwrap_or(1);
+        let instances = obs.instances();
         if let Ok(object) = build::deployment(workload, wish, &obs.owner(), name, instances) {
             turn.create("the new version's pods", Kind::Deployment, name, object);
         }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::api::conditions::Answer;
+use crate::api::conditions::{self, Answer, READY};
 use crate::api::{Ratio, State, names};
 use crate::cluster::facts::Kind;
 use crate::cluster::patch;
@@ -10,7 +10,7 @@ use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
 use super::MUTE_GATEWAY;
-use super::completing::{delete_services, is_as_paused, only_reached, release_apex, unpause};
+use super::completing::{delete_services, is_as_paused, only_reached, release_apex, restore_routes, unpause};
 use super::deploying::create_missing_services;
 use crate::rollout::decide::{Cause, REFUSED, Turn};
 use crate::rollout::model::{Target, Write};
@@ -63,7 +63,7 @@ fn cause(turn: &Turn<'_>) -> (String, String) {
     let status = &turn.obs.status;
     let reason =
         status.history.iter().rev().find(|t| t.to == State::RollingBack).map_or_else(|| "RolledBack".to_owned(), |t| t.reason.clone());
-    let ready = status.conditions.iter().find(|c| c.type_ == crate::api::conditions::READY);
+    let ready = conditions::find(&status.conditions, READY);
     let message = ready.map(|c| c.message.split("; ").next().unwrap_or_default().to_owned()).unwrap_or_default();
     (reason, message)
 }
@@ -137,12 +137,8 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if had_traffic(turn) && obs.new_deployment().is_some() && !turn.held_for("drained", wish.settle + wish.drain) {
         return Some("the new version drains before it goes".into());
     }
-    for route in &obs.routes {
-        match gateway::restore(route, names) {
-            Ok(None) => {}
-            Ok(Some(ops)) => turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops),
-            Err(e) => return Some(e.to_string()),
-        }
+    if let Err(e) = restore_routes(turn) {
+        return Some(e.to_string());
     }
     if turn.acts() {
         return Some("giving the routes back".into());

@@ -123,7 +123,7 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> 
     {
         return stay(None);
     }
-    let decision = verdict::judge(turn.obs, wish, turn.obs.status.new_instances.unwrap_or(1), turn.now);
+    let decision = verdict::judge(turn.obs, wish, turn.obs.instances(), turn.now);
     if decision.verdict == Verdict::Healthy {
         return (next.clone(), None);
     }
@@ -143,7 +143,7 @@ fn write_ratio(turn: &mut Turn<'_>, target: &Asked, carried: Option<Ratio>) -> O
     let obs = turn.obs;
     let raises = carried.is_none_or(|c| target.ratio.exceeds(c));
     if raises && !target.ratio.is_all_old() {
-        let instances = obs.status.new_instances.unwrap_or(1);
+        let instances = obs.instances();
         let ready = obs.new.endpoints.ready.len();
         let needed = needed(target.ratio.share(), instances);
         if i32::try_from(ready).unwrap_or(i32::MAX) < needed {
@@ -179,7 +179,7 @@ fn needed(share: f64, instances: i32) -> i32 {
 /// Puts a ratio on record: it is in force from now on.
 fn record(turn: &mut Turn<'_>, wish: &Wish, asked: &Asked) {
     let now = turn.now;
-    let instances = turn.obs.status.new_instances.unwrap_or(1);
+    let instances = turn.obs.instances();
     turn.status.routing = Some(asked.text.clone());
     turn.status.effective_routing = Some(asked.text.clone());
     turn.status.decision = Some(verdict::judge(turn.obs, wish, instances, now));
@@ -216,7 +216,7 @@ fn not_ready(turn: &mut Turn<'_>, wish: &Wish, state: State) -> Option<(&'static
     if !wish.readiness_decides || state != State::Routing || recorded(turn.obs).ratio.is_all_old() {
         return None;
     }
-    let decision = verdict::judge(turn.obs, wish, turn.obs.status.new_instances.unwrap_or(1), turn.now);
+    let decision = verdict::judge(turn.obs, wish, turn.obs.instances(), turn.now);
     if decision.verdict == Verdict::Healthy {
         return None;
     }
@@ -245,5 +245,5 @@ fn may_complete(turn: &mut Turn<'_>, wish: &Wish) -> bool {
     let time = turn.obs.status.step.as_ref().and_then(|s| s.next_not_before);
     by_itself
         && time.is_none_or(|t| turn.is_past(t))
-        && verdict::judge(turn.obs, wish, turn.obs.status.new_instances.unwrap_or(1), turn.now).verdict == Verdict::Healthy
+        && verdict::judge(turn.obs, wish, turn.obs.instances(), turn.now).verdict == Verdict::Healthy
 }
