@@ -167,7 +167,7 @@ impl Seen {
             let from = if self.rollback == "RollbackBeforeTraffic" { "DEPLOYING" } else { "ROUTING" };
             status = json!({
                 "state": self.state, "stateSince": ago(self.since), "routing": self.routing, "oldVersion": "1.0.0", "newVersion": "2.0.0",
-                "attempt": 1, "newInstances": PODS, "updatedAt": ago(1),
+                "attempt": 1, "newInstances": PODS, "oldInstances": PODS, "updatedAt": ago(1),
                 "objects": {"workload": "web", "service": "web", "oldRevision": "web", "oldService": "web-1-0-0", "newRevision": "web-2-0-0"},
                 "step": {"index": 1, "of": 5, "since": ago(self.since), "nextNotBefore": ago(self.since - 60)},
                 "history": [{"at": ago(self.since), "from": from, "to": self.state, "reason": self.rollback, "by": "x"}],
@@ -287,11 +287,11 @@ fn line(plan: &Plan) -> String {
 #[case::starts(seen("PENDING"), "DEPLOYING (Deploying)")]
 #[case::finalizer_first(Seen { finalizer: false, ..seen("PENDING") }, "finalizer web")]
 #[case::no_workload(Seen { workload: false, ..seen("PENDING") }, "PENDING (WorkloadNotFound)")]
-#[case::no_route(Seen { route: false, ..seen("PENDING") }, "PENDING (PodsModeUnavailable)")]
+#[case::no_route(Seen { route: false, ..seen("PENDING") }, "DEPLOYING (Deploying)")]
 #[case::no_route_but_gateway_wanted(Seen { route: false, spec: json!({"traffic": {"mode": "Gateway"}}), ..seen("PENDING") }, "PENDING (RouteNotFound)")]
 #[case::no_pods(Seen { old: 0, ..seen("PENDING") }, "PENDING (WorkloadNotStable)")]
 #[case::route_refused_by_its_gateway(Seen { acknowledged: 0, ..seen("PENDING") }, "PENDING (RouteNotAccepted)")]
-#[case::already_live(Seen { spec: json!({"version": "1.0.0"}), ..seen("PENDING") }, "COMPLETED (AlreadyLive)")]
+#[case::already_live(Seen { spec: json!({"version": "1.0.0"}), ..seen("PENDING") }, "pause web, COMPLETED (AlreadyLive)")]
 #[case::the_same_again_on_purpose(Seen { spec: json!({"version": "1.0.0", "attempt": 2}), ..seen("PENDING") }, "DEPLOYING (Deploying)")]
 #[case::rollback_of_nothing(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), ..seen("PENDING") }, "ROLLING_BACK (RollbackOrdered)")]
 #[case::deleted_before_it_began(Seen { deleting: true, ..seen("PENDING") }, "finalizer web")]
@@ -312,8 +312,8 @@ fn line(plan: &Plan) -> String {
 #[case::routes_gone(Seen { route: false, held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYING (RouteNotFound)")]
 // DEPLOYED and ROUTING
 #[case::routes_gone_under_way(Seen { route: false, routing: "1:1", ..seen("ROUTING") }, "ROUTING 1:1 (RouteNotFound)")]
-#[case::a_pin_taken_away_is_put_back(Seen { apex: "user", routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "pin web")]
-#[case::a_pause_taken_away_is_put_back(Seen { paused: false, routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "pause web")]
+#[case::a_pin_taken_away_is_put_back(Seen { apex: "user", routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "pin web, ROUTING 1:1 ()")]
+#[case::a_pause_taken_away_is_put_back(Seen { paused: false, routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "pause web, ROUTING 1:1 ()")]
 #[case::services_taken_away_are_made_again(Seen { services: false, routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "create Service web-1-0-0, create Service web-2-0-0")]
 #[case::pods_of_the_new_version_are_missing(Seen { new: Some(1), routing: "1:1", weights: Some((1, 1)), since: 30, ..seen("ROUTING") }, "ROUTING 1:1 (NewVersionNotReady)")]
 #[case::first_step(Seen { held: &[("in force", 10)], ..seen("DEPLOYED") }, "weigh web")]
@@ -322,7 +322,8 @@ fn line(plan: &Plan) -> String {
 #[case::not_recorded_before(Seen { weights: Some((1, 9)), acknowledged: 4, ..seen("DEPLOYED") }, "")]
 #[case::interval(Seen { routing: "1:9", weights: Some((1, 9)), since: 30, held: &[("in force", 30)], ..seen("ROUTING") }, "ROUTING 1:9 (Routing)")]
 #[case::next_step(Seen { routing: "1:9", weights: Some((1, 9)), since: 61, held: &[("in force", 61)], ..seen("ROUTING") }, "weigh web")]
-#[case::not_enough_pods_for_it(Seen { new: Some(0), routing: "1:9", weights: Some((1, 9)), held: &[("in force", 61)], ..seen("ROUTING") }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::no_pod_left_of_the_new_version(Seen { new: Some(0), routing: "1:9", weights: Some((1, 9)), held: &[("in force", 61)], ..seen("ROUTING") }, "weigh web")]
+#[case::not_enough_pods_for_it(Seen { new: Some(1), routing: "1:3", weights: Some((1, 3)), spec: json!({"control": {"version": "2.0.0", "routing": "3:1"}}), held: &[("in force", 61)], ..seen("ROUTING") }, "ROUTING 1:3 (NotEnoughEndpoints)")]
 #[case::metrics_cannot_be_judged(Seen { spec: json!({"metrics": null}), routing: "1:9", weights: Some((1, 9)), held: &[("in force", 61)], ..seen("ROUTING") }, "ROUTING 1:9 (AwaitingVerdict)")]
 #[case::approval(Seen { spec: json!({"requireManualApproval": true}), routing: "1:9", weights: Some((1, 9)), held: &[("in force", 61)], ..seen("ROUTING") }, "ROUTING 1:9 (AwaitingApproval)")]
 #[case::approved(Seen { spec: json!({"requireManualApproval": true, "control": {"version": "2.0.0", "approved": "1:3"}}), routing: "1:9", weights: Some((1, 9)), held: &[("in force", 61)], ..seen("ROUTING") }, "weigh web")]
@@ -330,7 +331,7 @@ fn line(plan: &Plan) -> String {
 #[case::a_persons_ratio_down_at_once(Seen { spec: json!({"control": {"version": "2.0.0", "routing": "0:1"}}), routing: "1:1", weights: Some((1, 1)), acknowledged: 4, ..seen("ROUTING") }, "weigh web")]
 #[case::a_persons_ratio_up_when_settled(Seen { spec: json!({"control": {"version": "2.0.0", "routing": "3:1"}}), routing: "1:1", weights: Some((1, 1)), held: &[("in force", 3)], ..seen("ROUTING") }, "ROUTING 1:1 (Routing)")]
 #[case::orders_for_another_version(Seen { spec: json!({"control": {"version": "1.5.0", "outcome": "Rollback"}}), routing: "1:9", weights: Some((1, 9)), since: 30, held: &[("in force", 30)], ..seen("ROUTING") }, "ROUTING 1:9 (Routing)")]
-#[case::weights_of_somebody_else_are_corrected(Seen { routing: "1:9", weights: Some((1, 1)), since: 30, ..seen("ROUTING") }, "weigh web")]
+#[case::weights_of_somebody_else_are_corrected(Seen { routing: "1:9", weights: Some((1, 1)), since: 30, ..seen("ROUTING") }, "weigh web, ROUTING 1:9 ()")]
 #[case::completing(Seen { routing: "1:0", weights: Some((1, 0)), since: 61, held: &[("in force", 61)], ..seen("ROUTING") }, "COMPLETING (Completing)")]
 #[case::complete_needs_x_0(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Complete"}}), routing: "1:1", weights: Some((1, 1)), since: 30, held: &[("in force", 30)], ..seen("ROUTING") }, "ROUTING 1:1 (Routing)")]
 #[case::complete_ordered(Seen { spec: json!({"control": {"version": "2.0.0", "routing": "1:0", "outcome": "Complete"}}), routing: "1:0", weights: Some((1, 0)), since: 11, held: &[("in force", 11)], ..seen("ROUTING") }, "COMPLETING (Completing)")]

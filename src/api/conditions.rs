@@ -21,8 +21,12 @@ pub const HEALTHY: &str = "Healthy";
 pub const OLD_VERSION_REMOVED: &str = "OldVersionRemoved";
 /// False when an order in `spec.control` is not followed, with the reason.
 pub const ORDER_ACCEPTED: &str = "OrderAccepted";
-/// False while the workload stays paused although no update needs it, with what to do.
-pub const WORKLOAD_RELEASED: &str = "WorkloadReleased";
+/// False while the workload's pod template has been edited and nothing rolls that out, with what to do.
+pub const TEMPLATE_ROLLED_OUT: &str = "TemplateRolledOut";
+/// False while an autoscaler sizes the workload itself and so does not follow from version to version.
+pub const AUTOSCALER_FOLLOWS: &str = "AutoscalerFollows";
+/// True after somebody else has undone what the update stood on again and again, with who.
+pub const CONFLICTING_MANAGER: &str = "ConflictingManager";
 
 /// A condition after the Kubernetes API conventions.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]

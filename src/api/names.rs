@@ -14,8 +14,12 @@ pub const LIVE: &str = "aether.dev/live";
 pub const LIVE_REVISION: &str = "aether.dev/live-revision";
 /// Annotation on the workload while the operator holds it paused: hash of its pod template then.
 pub const PAUSED_TEMPLATE: &str = "aether.dev/paused-template";
-/// Annotation on a route while it is split: whose split it is and the weights the user wrote.
-pub const SPLIT: &str = "aether.dev/split";
+/// Annotation on a Deployment of ours: hash of the pod template that it was made with.
+pub const BUILT_FROM: &str = "aether.dev/built-from";
+/// Annotation on the workload: the RollingUpdate that keeps it paused while it runs the live version.
+pub const ADOPTED: &str = "aether.dev/adopted-by";
+/// Label on the pods that the apex sends traffic to between 0 % and 100 % in Pods mode; its value is the new revision.
+pub const SERVING: &str = "aether.dev/serving";
 /// The label the Deployment controller puts on the pods of each ReplicaSet.
 pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Finalizer on a RollingUpdate: traffic goes back before the object does.

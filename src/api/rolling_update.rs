@@ -416,6 +416,9 @@ pub struct RollingUpdateStatus {
     /// Pods wanted of the new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_instances: Option<i32>,
+    /// Pods the old version had when it was last whole: what it gets back if it must return.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_instances: Option<i32>,
     /// Pods ready of the new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_instances: Option<i32>,
@@ -446,6 +449,10 @@ pub struct RollingUpdateStatus {
     /// What that means for the update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// When others last undid what the update stands on: the newest three times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    pub interference: Vec<Interference>,
     /// The newest 20 changes of state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
@@ -461,6 +468,9 @@ pub struct RollingUpdateStatus {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Objects {
+    /// How traffic is shifted: Gateway or Pods.
+    #[serde(default)]
+    pub mode: ShiftMode,
     /// The user's Deployment.
     pub workload: String,
     /// The apex Service.
@@ -475,6 +485,27 @@ pub struct Objects {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub routes: Vec<String>,
+}
+
+/// How an update shifts traffic, once that is settled.
+#[allow(missing_docs)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShiftMode {
+    #[default]
+    Gateway,
+    Pods,
+}
+
+/// Somebody undid what the update stands on, and it was put back.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Interference {
+    /// When it was put back.
+    pub at: Time,
+    /// Kind and name of the object.
+    pub object: String,
+    /// Field manager that wrote it last, as far as it can be told.
+    pub manager: String,
 }
 
 /// The progression step in force.

@@ -22,7 +22,7 @@ use crate::runtime::metrics::Metrics;
 
 use super::SharedIndex;
 use super::event::Publisher;
-use super::facts::{Fact, Key, Kind};
+use super::facts::{Key, Kind, Update};
 use super::index::Index;
 use super::watch::News;
 use super::write::Writer;
@@ -79,7 +79,7 @@ pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
         }
         tokio::select! {
             said = news.recv() => match said {
-                Some((kind, fact)) => concerned(&context.index.lock(), kind, &fact).into_iter().for_each(|key| queue.push(key)),
+                Some((kind, fact)) => concerned(&context.index.lock(), kind, &fact.meta().key()).into_iter().for_each(|key| queue.push(key)),
                 None => return,
             },
             Some(done) = busy.join_next_with_id() => match done {
@@ -159,14 +159,29 @@ fn all(index: &Index) -> Vec<Key> {
     index.updates().map(|u| u.meta.key()).collect()
 }
 
-/// The RollingUpdates that a piece of news may matter to: those of its namespace that are not over,
-/// and the one it is about.
-fn concerned(index: &Index, kind: Kind, fact: &Fact) -> Vec<Key> {
-    let own = (kind == Kind::RollingUpdate).then(|| fact.meta().key());
-    let open = index.updates_in(&fact.meta().namespace).filter(|u| u.state().is_some_and(|s| !s.is_terminal()));
+/// The RollingUpdates that a piece of news may matter to: those of its namespace that are not over, those at rest that
+/// take care of what it is about, and the one it is about.
+pub fn concerned(index: &Index, kind: Kind, about: &Key) -> Vec<Key> {
+    let own = (kind == Kind::RollingUpdate).then(|| about.clone());
+    let open = index.updates_in(&about.namespace).filter(|u| match u.state() {
+        Some(state) if state.is_terminal() => cares_for(u, kind, &about.name),
+        state => state.is_some(),
+    });
     let mut keys: HashSet<Key> = open.map(|u| u.meta.key()).collect();
     keys.extend(own);
     keys.into_iter().collect()
+}
+
+/// An update at rest looks after its Deployments, its Service and whatever may scale them.
+fn cares_for(update: &Update, kind: Kind, name: &str) -> bool {
+    let object = update.object.as_ref().ok();
+    let Some(objects) = object.and_then(|o| o.status.as_ref()).and_then(|s| s.objects.as_ref()) else { return false };
+    match kind {
+        Kind::Deployment => [&objects.workload, &objects.old_revision, &objects.new_revision].iter().any(|n| *n == name),
+        Kind::Service => objects.service == name,
+        Kind::Autoscaler => true,
+        _ => false,
+    }
 }
 
 /// Keys to work on, each at most once, and none while it is being worked on.

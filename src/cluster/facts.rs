@@ -29,12 +29,22 @@ pub enum Kind {
     EndpointSlice,
     /// gateway.networking.k8s.io HTTPRoute.
     HttpRoute,
+    /// autoscaling HorizontalPodAutoscaler.
+    Autoscaler,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::RollingUpdate, Self::Deployment, Self::ReplicaSet, Self::Pod, Self::Service, Self::EndpointSlice, Self::HttpRoute];
+    pub const ALL: [Self; 8] = [
+        Self::RollingUpdate,
+        Self::Deployment,
+        Self::ReplicaSet,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::HttpRoute,
+        Self::Autoscaler,
+    ];
 
     /// (group, version, kind, plural) as the API knows them.
     pub fn gvk(self) -> (&'static str, &'static str, &'static str, &'static str) {
@@ -46,6 +56,7 @@ impl Kind {
             Self::Service => ("", "v1", "Service", "services"),
             Self::EndpointSlice => ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
             Self::HttpRoute => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+            Self::Autoscaler => ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
         }
     }
 }
@@ -99,6 +110,8 @@ pub struct Meta {
     pub owners: Vec<String>,
     /// Finalizers.
     pub finalizers: Vec<String>,
+    /// Field manager of the newest write to the object itself that was not ours; of Deployments, Services and routes.
+    pub last_writer: Option<String>,
 }
 
 impl Meta {
@@ -130,7 +143,17 @@ impl Meta {
             controller: owners.iter().find(|o| o.controller == Some(true)).map(|o| o.uid.clone()),
             owners: owners.iter().map(|o| o.uid.clone()).collect(),
             finalizers: meta.finalizers.clone().unwrap_or_default(),
+            last_writer: None,
         }
+    }
+
+    fn with_last_writer(mut self, object: &DynamicObject) -> Self {
+        // A Deployment is annotated by its controller all the time.
+        let others = [names::FIELD_MANAGER, "kube-controller-manager"];
+        let entries = object.metadata.managed_fields.iter().flatten().filter(|e| e.subresource.is_none());
+        let named = entries.filter(|e| e.manager.as_deref().is_some_and(|m| !others.contains(&m)));
+        self.last_writer = named.max_by_key(|e| e.time.as_ref().map(|t| t.0)).and_then(|e| e.manager.clone());
+        self
     }
 }
 
@@ -170,6 +193,17 @@ pub struct ReplicaSet {
     pub meta: Meta,
     /// Pods wanted.
     pub replicas: i32,
+    /// The serving label that its pods are born with.
+    pub serving: Option<String>,
+}
+
+/// A HorizontalPodAutoscaler.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Autoscaler {
+    /// Common part.
+    pub meta: Meta,
+    /// Kind and name of what it scales.
+    pub target: (String, String),
 }
 
 /// A Pod.
@@ -305,6 +339,7 @@ pub enum Fact {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     HttpRoute(Arc<HttpRoute>),
+    Autoscaler(Arc<Autoscaler>),
 }
 
 impl Fact {
@@ -318,6 +353,7 @@ impl Fact {
             Self::Service(o) => &o.meta,
             Self::EndpointSlice(o) => &o.meta,
             Self::HttpRoute(o) => &o.meta,
+            Self::Autoscaler(o) => &o.meta,
         }
     }
 
@@ -326,15 +362,21 @@ impl Fact {
         let meta = Meta::read(&object);
         match kind {
             Kind::RollingUpdate => Self::Update(Arc::new(read_update(meta, object))),
-            Kind::Deployment => Self::Deployment(Arc::new(read_deployment(meta, &object))),
+            Kind::Deployment => Self::Deployment(Arc::new(read_deployment(meta.with_last_writer(&object), &object))),
             Kind::ReplicaSet => {
                 let replicas = int(&object.data, "/spec/replicas").unwrap_or(1);
-                Self::ReplicaSet(Arc::new(ReplicaSet { meta, replicas }))
+                let serving = strings(object.data.pointer("/spec/template/metadata/labels")).remove(names::SERVING);
+                Self::ReplicaSet(Arc::new(ReplicaSet { meta, replicas, serving }))
             }
             Kind::Pod => Self::Pod(Arc::new(read_pod(meta, &object.data))),
-            Kind::Service => Self::Service(Arc::new(read_service(meta, &object.data))),
+            Kind::Service => Self::Service(Arc::new(read_service(meta.with_last_writer(&object), &object.data))),
             Kind::EndpointSlice => Self::EndpointSlice(Arc::new(read_slice(meta, &object))),
-            Kind::HttpRoute => Self::HttpRoute(Arc::new(read_route(meta, &object.data))),
+            Kind::HttpRoute => Self::HttpRoute(Arc::new(read_route(meta.with_last_writer(&object), &object.data))),
+            Kind::Autoscaler => {
+                let part = |path: &str| text(&object.data, path).to_owned();
+                let target = (part("/spec/scaleTargetRef/kind"), part("/spec/scaleTargetRef/name"));
+                Self::Autoscaler(Arc::new(Autoscaler { meta, target }))
+            }
         }
     }
 }

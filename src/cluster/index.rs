@@ -158,6 +158,14 @@ impl Index {
         self.in_namespace(Kind::HttpRoute, namespace).filter_map(|f| if let Fact::HttpRoute(o) = f { Some(o) } else { None })
     }
 
+    /// The name of an autoscaler that sizes that Deployment by itself.
+    pub fn autoscaler_of(&self, deployment: &Key) -> Option<String> {
+        self.in_namespace(Kind::Autoscaler, &deployment.namespace)
+            .filter_map(|f| if let Fact::Autoscaler(o) = f { Some(o) } else { None })
+            .find(|a| a.target.0 == "Deployment" && a.target.1 == deployment.name)
+            .map(|a| a.meta.name.clone())
+    }
+
     /// The ReplicaSets a Deployment owns, by UID and never by label.
     pub fn replica_sets(&self, deployment_uid: &str) -> Vec<Arc<ReplicaSet>> {
         self.controlled(Kind::ReplicaSet, deployment_uid)
@@ -228,6 +236,7 @@ fn same(a: &Fact, b: &Fact) -> bool {
         Fact::Service(o) => Arc::make_mut(o).meta.resource_version = version,
         Fact::EndpointSlice(o) => Arc::make_mut(o).meta.resource_version = version,
         Fact::HttpRoute(o) => Arc::make_mut(o).meta.resource_version = version,
+        Fact::Autoscaler(o) => Arc::make_mut(o).meta.resource_version = version,
     }
     *a == b
 }

@@ -29,11 +29,18 @@ pub enum Applied {
 
 /// Carries out a plan.
 pub async fn apply(writer: &Writer, publisher: &Publisher, obs: &Observation, plan: &Plan) -> Applied {
+    let mut broken = None;
     for action in &plan.actions {
+        if broken.is_some() && !action.regardless {
+            continue;
+        }
         tracing::info!(update = %obs.meta.key(), why = action.why, "acting");
         if let Err(error) = writer.act(action).await {
-            return failed(obs, error);
+            broken.get_or_insert(error);
         }
+    }
+    if let Some(error) = broken {
+        return failed(obs, error);
     }
     if let Some(status) = &plan.status {
         tracing::info!(update = %obs.meta.key(), state = %status.state, routing = status.routing, "recording");

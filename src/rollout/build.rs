@@ -105,6 +105,11 @@ pub fn template_hash(workload: &Deployment) -> String {
     short_hash(&workload.template)
 }
 
+/// Whether a workload's template is as it was when we paused it.
+pub fn is_as_paused(workload: &Deployment) -> bool {
+    workload.meta.annotations.get(names::PAUSED_TEMPLATE).is_some_and(|hash| *hash == template_hash(workload))
+}
+
 /// Why a container cannot be found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Deployment {workload} has no container {wanted}; it has {found}: set spec.workload.container to one of them")]
@@ -141,29 +146,40 @@ pub fn template_version(workload: &Deployment, named: Option<&str>) -> Result<St
     Ok(split_image(image).1.unwrap_or("unknown").to_owned())
 }
 
-/// The new version's Deployment: the user's template with another image and labels of its own.
-///
-/// It belongs to the user's Deployment, so that it outlives the RollingUpdate but not the workload.
-pub fn deployment(workload: &Deployment, wish: &Wish, owner: &Owner, name: &str, instances: i32) -> Result<Value, NoContainer> {
+/// Labels that tell a revision's pods from every other's.
+fn revision_labels(wish: &Wish, name: &str) -> Value {
+    json!({
+        names::ARTIFACT: artifact_label(wish),
+        names::VERSION: label_value(&wish.version),
+        names::REVISION: name,
+    })
+}
+
+/// The new version's pod template: the user's with another image and labels of its own.
+pub fn revision_template(workload: &Deployment, wish: &Wish, name: &str) -> Result<Value, NoContainer> {
     let mut template = template(workload);
     let at = container(workload, &template, wish.container.as_deref())?;
     if let Some(image_field) = template.pointer_mut(&format!("/spec/containers/{at}/image")) {
         *image_field = json!(image(image_field.as_str().unwrap_or_default(), wish.image.as_deref(), &wish.version));
     }
-    let labels = json!({
-        names::ARTIFACT: artifact_label(wish),
-        names::VERSION: label_value(&wish.version),
-        names::REVISION: name,
-    });
     // There are labels: the API server refuses a template that its own selector does not match.
-    merge(template.pointer_mut("/metadata/labels"), &labels);
+    merge(template.pointer_mut("/metadata/labels"), &revision_labels(wish, name));
+    Ok(template)
+}
+
+/// The new version's Deployment.
+///
+/// It belongs to the user's Deployment, so that it outlives the RollingUpdate but not the workload.
+pub fn deployment(workload: &Deployment, wish: &Wish, owner: &Owner, name: &str, instances: i32) -> Result<Value, NoContainer> {
+    let template = revision_template(workload, wish, name)?;
+    let built_from = short_hash(&template.to_string());
     let mut spec = json!({
         "replicas": instances,
         "selector": {"matchLabels": {names::REVISION: name}},
         "template": template,
     });
     merge(Some(&mut spec), &workload.tuning);
-    let mut own = labels;
+    let mut own = revision_labels(wish, name);
     merge(Some(&mut own), &json!({names::MANAGED_BY: names::FIELD_MANAGER}));
     Ok(json!({
         "apiVersion": "apps/v1",
@@ -172,7 +188,7 @@ pub fn deployment(workload: &Deployment, wish: &Wish, owner: &Owner, name: &str,
             "name": name,
             "namespace": owner.namespace,
             "labels": own,
-            "annotations": {"aether.dev/update": owner.name},
+            "annotations": {"aether.dev/update": owner.name, names::BUILT_FROM: built_from},
             "ownerReferences": [{
                 "apiVersion": "apps/v1", "kind": "Deployment", "name": workload.meta.name, "uid": workload.meta.uid,
             }],

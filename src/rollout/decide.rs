@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::api::conditions::{self, Answer, OLD_VERSION_REMOVED, READY};
 use crate::api::rolling_update::{CleanupPolicy, Outcome};
-use crate::api::{RollingUpdateStatus, State, Time, names};
+use crate::api::{Ratio, RollingUpdateStatus, State, Time, names};
 use crate::cluster::facts::{Key, Kind, Meta};
 use crate::cluster::patch;
 
 use super::model::{Action, LiveCheck, Memory, Note, Observation, Plan, Target, Write};
-use super::states::{completing, deploying, pending, rolling_back, shifting};
+use super::states::{completing, deploying, pending, resting, rolling_back, shifting};
 use super::status::{self, Saying};
 use super::wish::Wish;
 
@@ -29,7 +29,7 @@ pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
         Err(error) => {
             // Nothing is known of what is wanted: touch nothing, let go of what is not held.
             if obs.meta.deleting && !obs.status.state.is_active() {
-                turn.let_go();
+                resting::let_go(&mut turn);
             } else {
                 turn.say(Saying::new(obs.status.state, "InvalidSpec", error.to_string()));
             }
@@ -39,11 +39,11 @@ pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
     let state = obs.status.state;
     let anew = is_another(&obs.status, wish);
     match state {
-        _ if obs.meta.deleting && !state.is_active() => turn.let_go(),
+        _ if obs.meta.deleting && !state.is_active() => resting::let_go(&mut turn),
         State::Pending => pending::go_on(&mut turn, wish),
         State::Completed if keeps_old(&obs.status) && (anew || wish.cleanup != CleanupPolicy::Manual) => completing::go_on(&mut turn, wish),
         _ if state.is_terminal() && anew => pending::go_on(&mut turn, wish),
-        State::Completed | State::RolledBack | State::Failed => rest(&mut turn, wish),
+        State::Completed | State::RolledBack | State::Failed => resting::go_on(&mut turn, wish),
         State::RollingBack => rolling_back::go_on(&mut turn, wish),
         State::Deploying | State::Deployed | State::Routing | State::Completing => match reason_to_go_back(obs, wish, memory, anew) {
             Some(cause) => rolling_back::begin(&mut turn, wish, &cause),
@@ -81,9 +81,11 @@ pub struct Cause {
 
 fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool) -> Option<Cause> {
     let cause = |reason, message: String, by| Some(Cause { reason, message, by });
+    let ordered = wish.orders.outcome == Some(Outcome::Rollback);
     if obs.status.state == State::Completing && !completing::old_version_is_whole(obs) {
-        // Past the point of no return: the way on is the short one.
-        return None;
+        // Past the point of no return the way on is the short one, unless a person asks for the long one.
+        let message = "spec.control.outcome is Rollback; not instant: the old version is scaled up first".into();
+        return if ordered && completing::can_come_back(obs) { cause(BROUGHT_BACK, message, "spec.control") } else { None };
     }
     if obs.meta.deleting {
         return cause("Deleted", "the RollingUpdate is being deleted; traffic goes back to the old version first".into(), "deletion");
@@ -95,23 +97,25 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
             "spec.version",
         );
     }
-    if wish.orders.outcome == Some(Outcome::Rollback) {
+    if ordered {
         return cause("RollbackOrdered", "spec.control.outcome is Rollback".into(), "spec.control");
     }
     if memory.going_back {
         return cause("RollbackOrdered", "a rollback had been ordered".into(), "spec.control");
     }
+    if obs.status.state != State::Deploying && obs.new_deployment().is_none_or(|d| d.meta.deleting) {
+        let message = format!("Deployment {} was deleted; raise spec.attempt to bring it out again", obs.objects.new_revision);
+        return cause("NewVersionGone", message, "operator");
+    }
     let (object, said) = memory.refused.first_key_value()?;
     cause(REFUSED, format!("the API server refuses {object}: {said}"), "operator")
 }
 
+/// The cause of a rollback whose target had been scaled down already: traffic waits until it is whole again.
+pub const BROUGHT_BACK: &str = "RollbackAfterScaleDown";
+
 /// The one cause after which a rollback ends in FAILED: trying again cannot help until a person changes something.
 pub const REFUSED: &str = "RefusedByApiServer";
-
-/// Terminal, and nothing new is wanted: what was said stays said, of the spec's present generation.
-fn rest(turn: &mut Turn<'_>, wish: &Wish) {
-    status::refresh(&mut turn.status, turn.obs, other_version(wish).as_ref(), turn.now);
-}
 
 /// Orders for another version than `spec.version` are ignored, and it is said.
 pub fn other_version(wish: &Wish) -> Option<(&'static str, String)> {
@@ -133,6 +137,7 @@ pub struct Turn<'a> {
     /// The status to be, to begin with the present one.
     pub status: RollingUpdateStatus,
     plan: Plan,
+    late: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -140,7 +145,7 @@ impl<'a> Turn<'a> {
         // What was refused counts for the attempt it was refused in.
         let refused = if obs.status.state.is_active() { memory.refused.clone() } else { <_>::default() };
         let plan = Plan { memory: Memory { refused, denied: memory.denied.clone(), ..Memory::default() }, ..Plan::default() };
-        Self { obs, memory, now, status: obs.status.clone(), plan }
+        Self { obs, memory, now, status: obs.status.clone(), plan, late: false }
     }
 
     /// How long a fact has held without a break, this look included. Saying it is what keeps it alive.
@@ -188,12 +193,27 @@ impl<'a> Turn<'a> {
 
     /// Adds a write.
     pub fn act(&mut self, why: &'static str, write: Write) {
-        self.plan.actions.push(Action { why, write, live: Vec::new() });
+        self.act_if(why, write, Vec::new());
     }
 
     /// Adds a write that is made only if these things are still so, read live.
     pub fn act_if(&mut self, why: &'static str, write: Write, live: Vec<LiveCheck>) {
-        self.plan.actions.push(Action { why, write, live });
+        self.plan.actions.push(Action { why, write, live, regardless: false });
+    }
+
+    /// Adds a patch that goes out even if an earlier write of this turn fails.
+    pub fn patch_regardless(&mut self, why: &'static str, kind: Kind, meta: &Meta, ops: Vec<PatchOperation>) {
+        self.plan.actions.push(Action { why, write: Write::Patch(Target::of(kind, meta), ops), live: Vec::new(), regardless: true });
+    }
+
+    /// Publishes a warning with the status of this turn.
+    pub fn warn(&mut self, reason: &str, message: String) {
+        self.plan.notes.push(Note { warning: true, reason: reason.into(), about: message.clone(), message });
+    }
+
+    /// Remembers which ratio the Service's endpoints are on their way to.
+    pub fn heads_for(&mut self, ratio: Ratio) {
+        self.plan.memory.heading = Some(ratio);
     }
 
     /// Adds a patch.
@@ -217,13 +237,14 @@ impl<'a> Turn<'a> {
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
             let about = format!("{} {}", text(&self.status.new_version), text(&self.status.routing));
             let message = format!("{}: {}", saying.state, saying.message);
-            self.plan.notes = vec![Note { warning, reason: saying.reason.clone(), message, about }];
+            self.plan.notes.retain(|n| n.about == n.message);
+            self.plan.notes.push(Note { warning, reason: saying.reason.clone(), message, about });
         }
         status::say(&mut self.status, self.obs, &saying, self.now);
     }
 
     /// The finalizer goes away: nothing of the cluster is in our hands.
-    pub fn let_go(&mut self) {
+    pub fn drop_finalizer(&mut self) {
         let finalizers = &self.obs.meta.finalizers;
         if !finalizers.iter().any(|f| f == names::FINALIZER) {
             return;
@@ -249,13 +270,22 @@ impl<'a> Turn<'a> {
         true
     }
 
-    /// From now on there is no way but back.
-    pub fn goes_back(&mut self) {
+    /// From now on there is no way but back; `late`: to a version that was scaled down already.
+    pub fn goes_back(&mut self, late: bool) {
         self.plan.memory.going_back = true;
+        self.late = late;
     }
 
-    /// A new object of ours.
+    /// This turn begins to go back to a version that was scaled down already.
+    pub fn is_late(&self) -> bool {
+        self.late
+    }
+
+    /// A new object of ours, unless the API server has refused it.
     pub fn create(&mut self, why: &'static str, kind: Kind, name: &str, object: Value) {
+        if self.memory.refused.contains_key(name) {
+            return;
+        }
         let key = Key::new(&self.obs.meta.namespace, name);
         self.act(why, Write::Create(Target { kind, key }, object));
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
-use crate::api::rolling_update::Objects;
-use crate::api::{RollingUpdateStatus, Time, names};
-use crate::cluster::facts::{Deployment, HttpRoute, Key, Kind, Meta, Pod, Service};
+use crate::api::rolling_update::{Objects, ShiftMode};
+use crate::api::{Ratio, RollingUpdateStatus, Time, names};
+use crate::cluster::facts::{Deployment, HttpRoute, Key, Kind, Meta, Pod, ReplicaSet, Service};
 use crate::traffic::apex::Pin;
 use crate::traffic::gateway::Names;
 
@@ -39,12 +39,17 @@ pub struct Observation {
     pub old: Side,
     /// The new version.
     pub new: Side,
-    /// Routes of the update: those named in the spec, else those that name one of its Services.
+    /// Routes of the update: those named in the spec, else those that name one of its Services. None in Pods mode:
+    /// what reaches the apex then is a caller of the Service like any other.
     pub routes: Vec<Arc<HttpRoute>>,
     /// Routes named in the spec that do not exist.
     pub missing_routes: Vec<String>,
     /// Another RollingUpdate that is at work on the same workload.
     pub rival: Option<String>,
+    /// Pods mode: what the EndpointSlice controller makes of the serving labels (see [`crate::traffic::pods`]).
+    pub serving: Endpoints,
+    /// A HorizontalPodAutoscaler that sizes the user's Deployment.
+    pub autoscaler: Option<String>,
 }
 
 /// The version that carries the traffic before an update.
@@ -72,6 +77,8 @@ pub struct Side {
     pub deployment: Option<Arc<Deployment>>,
     /// The label that tells its pods apart; `None` while that cannot be told.
     pub pin: Option<Pin>,
+    /// The one ReplicaSet of it that has pods; `None` where there is none or several.
+    pub set: Option<Arc<ReplicaSet>>,
     /// Its pods, terminating ones too.
     pub pods: Vec<Arc<Pod>>,
     /// Its Service.
@@ -86,25 +93,41 @@ impl Side {
         self.pods.iter().map(|p| p.meta.name.as_str()).collect()
     }
 
+    /// Its pods that are there to stay.
+    pub fn staying(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods.iter().filter(|p| !p.meta.deleting)
+    }
+
+    /// Pods that are ready and there to stay.
+    pub fn ready(&self) -> i32 {
+        count(self.staying().filter(|p| p.ready))
+    }
+
     /// Pods wanted.
     pub fn wanted(&self) -> i32 {
         self.deployment.as_ref().map_or(0, |d| d.replicas)
     }
 }
 
+/// How many, as the API counts.
+pub fn count<T>(things: impl IntoIterator<Item = T>) -> i32 {
+    i32::try_from(things.into_iter().count()).unwrap_or(i32::MAX)
+}
+
 impl Observation {
     /// Shorthand for the split's Services.
     pub fn names(&self) -> Names<'_> {
-        Names {
-            apex: self.apex.as_ref().map_or("", |s| s.meta.name.as_str()),
-            old: &self.objects.old_service,
-            new: &self.objects.new_revision,
-        }
+        Names { apex: &self.objects.service, old: &self.objects.old_service, new: &self.objects.new_revision }
     }
 
     /// Pods that the new version is brought out with, as recorded at the start.
     pub fn instances(&self) -> i32 {
         self.status.new_instances.unwrap_or(1)
+    }
+
+    /// Traffic is shifted by the Service's endpoints, not by routes.
+    pub fn by_pods(&self) -> bool {
+        self.objects.mode == ShiftMode::Pods
     }
 
     /// Who the update's objects belong to.
@@ -155,6 +178,8 @@ pub struct Memory {
     pub denied: Option<String>,
     /// A rollback was decided, whether or not its record could be written yet.
     pub going_back: bool,
+    /// The ratio that the Service's endpoints are on their way to, in Pods mode.
+    pub heading: Option<Ratio>,
 }
 
 /// What to do about one RollingUpdate now.
@@ -203,6 +228,8 @@ pub struct Action {
     pub write: Write,
     /// Read live right before it: what a destructive write depends on.
     pub live: Vec<LiveCheck>,
+    /// Goes out even if an earlier write of the plan failed: one route that cannot be written keeps no other one.
+    pub regardless: bool,
 }
 
 /// The writes there are.

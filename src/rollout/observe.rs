@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::api::rolling_update::Objects;
+use crate::api::rolling_update::{Objects, ShiftMode, TrafficMode};
 use crate::api::{State, names};
-use crate::cluster::facts::{Deployment, Key, Update};
+use crate::cluster::facts::{Deployment, Key, ReplicaSet, Update};
 use crate::cluster::index::Index;
 use crate::traffic::apex::Pin;
 use crate::traffic::gateway;
@@ -33,11 +33,9 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
     let apex = index.service(&Key::new(namespace, &service));
     let live = live(index, &wish, workload.as_deref());
     let objects = recorded.cloned().unwrap_or_else(|| propose(index, &update, &wish, &live));
-    let mut old = side(index, namespace, &objects.old_revision, &objects.old_service);
-    if let Some(pin) = workload_pin(index, &old) {
-        old.pin = Some(pin);
-    }
-    let new = side(index, namespace, &objects.new_revision, &objects.new_revision);
+    let side = |revision: &str, service: &str| side(index, namespace, &objects.workload, (revision, service));
+    let mut old = side(&objects.old_revision, &objects.old_service);
+    let mut new = side(&objects.new_revision, &objects.new_revision);
 
     let names = gateway::Names { apex: &service, old: &objects.old_service, new: &objects.new_revision };
     let ours = |r: &&Arc<_>| gateway::names_service(r, names.apex) || gateway::is_split(r, names);
@@ -49,7 +47,20 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
             (routes, missing)
         }
     };
+    let (mut objects, mut routes, mut serving) = (objects, routes, Endpoints::default());
+    if recorded.is_none() {
+        objects.mode = mode(&wish, routes.is_empty() && missing_routes.is_empty());
+    }
+    if objects.mode == ShiftMode::Pods {
+        routes.clear();
+        serving = std::mem::take(&mut new.endpoints);
+        for side in [&mut old, &mut new] {
+            side.endpoints.ready = side.staying().filter(|p| p.ready).map(|p| p.meta.name.clone()).collect();
+        }
+    }
     Some(Observation {
+        serving,
+        autoscaler: workload.as_ref().and_then(|w| index.autoscaler_of(&w.meta.key())),
         apex_endpoints: endpoints(index, &Key::new(namespace, &service)),
         rival: wish.as_ref().ok().and_then(|w| rival(index, &update, &w.workload)),
         meta: update.meta.clone(),
@@ -64,6 +75,15 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
         routes,
         missing_routes,
     })
+}
+
+/// How an update that starts now would shift traffic.
+fn mode(wish: &Result<Wish, SpecError>, no_route: bool) -> ShiftMode {
+    match wish.as_ref().map(|w| w.mode) {
+        Ok(TrafficMode::Pods) => ShiftMode::Pods,
+        Ok(TrafficMode::Auto) if no_route => ShiftMode::Pods,
+        _ => ShiftMode::Gateway,
+    }
 }
 
 /// The recorded objects belong to a version or attempt that is over, or to none yet.
@@ -108,6 +128,7 @@ fn propose(index: &Index, update: &Update, wish: &Result<Wish, SpecError>, live:
         live.revision.clone()
     };
     Objects {
+        mode: ShiftMode::Gateway,
         workload: wish.workload.clone(),
         service: wish.service.clone(),
         old_revision: live.revision.clone(),
@@ -117,10 +138,12 @@ fn propose(index: &Index, update: &Update, wish: &Result<Wish, SpecError>, live:
     }
 }
 
-fn side(index: &Index, namespace: &str, revision: &str, service: &str) -> Side {
+fn side(index: &Index, namespace: &str, workload: &str, (revision, service): (&str, &str)) -> Side {
     let deployment = index.deployment(&Key::new(namespace, revision));
-    let operators = deployment.as_ref().is_none_or(|d| is_revision_of(d, revision));
+    let operators = deployment.as_ref().map_or(revision != workload, |d| is_revision_of(d, revision));
     let service_key = Key::new(namespace, service);
+    let set = deployment.as_ref().and_then(|d| filled_set(index, d));
+    let hash = || Some(Pin { key: names::POD_TEMPLATE_HASH, value: set.as_ref()?.meta.labels.get(names::POD_TEMPLATE_HASH)?.clone() });
     Side {
         // Pods of ours are known by their label: it outlives their owners.
         pods: match &deployment {
@@ -128,21 +151,19 @@ fn side(index: &Index, namespace: &str, revision: &str, service: &str) -> Side {
             _ if revision.is_empty() => Vec::new(),
             _ => index.pods_labelled(namespace, names::REVISION, revision).cloned().collect(),
         },
-        pin: operators.then(|| Pin { key: names::REVISION, value: revision.to_owned() }),
+        pin: if operators { Some(Pin { key: names::REVISION, value: revision.to_owned() }) } else { hash() },
+        set,
         service: index.service(&service_key),
         endpoints: endpoints(index, &service_key),
         deployment,
     }
 }
 
-/// The hash of the one ReplicaSet with pods that the user's Deployment owns; none or several: not told.
-fn workload_pin(index: &Index, side: &Side) -> Option<Pin> {
-    let deployment = side.deployment.as_ref().filter(|_| side.pin.is_none())?;
-    let sets = index.replica_sets(&deployment.meta.uid);
-    let mut filled = sets.iter().filter(|s| s.replicas > 0);
+/// The one ReplicaSet with pods that a Deployment owns; none or several: not told.
+fn filled_set(index: &Index, deployment: &Deployment) -> Option<Arc<ReplicaSet>> {
+    let mut filled = index.replica_sets(&deployment.meta.uid).into_iter().filter(|s| s.replicas > 0);
     let (first, second) = (filled.next()?, filled.next());
-    let value = first.meta.labels.get(names::POD_TEMPLATE_HASH)?.clone();
-    second.is_none().then_some(Pin { key: names::POD_TEMPLATE_HASH, value })
+    second.is_none().then_some(first)
 }
 
 fn endpoints(index: &Index, service: &Key) -> Endpoints {

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use crate::api::conditions::{
-    self, Answer, HEALTHY, NEW_VERSION_AVAILABLE, OLD_VERSION_REMOVED, ORDER_ACCEPTED, READY, RECONCILING, STALLED, TRAFFIC_SHIFTED,
-    WORKLOAD_RELEASED,
+    self, AUTOSCALER_FOLLOWS, Answer, CONFLICTING_MANAGER, HEALTHY, NEW_VERSION_AVAILABLE, OLD_VERSION_REMOVED, ORDER_ACCEPTED, READY,
+    RECONCILING, STALLED, TEMPLATE_ROLLED_OUT, TRAFFIC_SHIFTED,
 };
 use crate::api::rolling_update::{Transition, Verdict};
-use crate::api::{RollingUpdateStatus, State, Time, names};
+use crate::api::{Ratio, RollingUpdateStatus, State, Time, names};
 
-use super::model::Observation;
+use super::build;
+use super::decide::is_another;
+use super::model::{Observation, Side};
 
 /// Reason of OldVersionRemoved=False where cleanupPolicy MANUAL keeps the old version.
 pub const KEPT: &str = "CleanupManual";
@@ -33,8 +35,6 @@ pub struct Saying {
     pub shifted: (Answer, &'static str, String),
     /// An order that is not followed, with reason and message.
     pub refused_order: Option<(&'static str, String)>,
-    /// Why the workload stays paused after the end.
-    pub unreleased: Option<String>,
 }
 
 impl Saying {
@@ -47,7 +47,6 @@ impl Saying {
             by: "operator",
             shifted: (Answer::False, "NotSplit", "the routes name only the Service itself".into()),
             refused_order: None,
-            unreleased: None,
         }
     }
 }
@@ -63,7 +62,7 @@ fn kstatus(state: State) -> (bool, bool, bool) {
 
 /// Writes a saying into a status.
 pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying, now: Time) {
-    let Saying { state, reason, message, by, shifted, refused_order, unreleased } = saying;
+    let Saying { state, reason, message, by, shifted, refused_order } = saying;
     if status.state != *state {
         status.history.push(Transition { at: now, from: status.state, to: *state, reason: reason.clone(), by: (*by).into() });
         let surplus = status.history.len().saturating_sub(HISTORY);
@@ -113,13 +112,46 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
         _ => (Answer::False, "InUse", "the old version has its pods"),
     };
     set(OLD_VERSION_REMOVED, removed, why, text);
-    say_order(status, obs, refused_order.as_ref(), now);
-    match unreleased {
-        Some(message) => {
-            conditions::set(&mut status.conditions, generation, now, WORKLOAD_RELEASED, Answer::False, "TemplateChanged", message);
+    let fought = (reason == CONFLICTING_MANAGER).then(|| (Answer::True, CONFLICTING_MANAGER, message.clone()));
+    say_or_clear(status, obs, now, CONFLICTING_MANAGER, fought);
+    say_surroundings(status, obs, refused_order.as_ref(), now);
+}
+
+/// What is said of orders, template and autoscaler: only while there is something to say.
+fn say_surroundings(status: &mut RollingUpdateStatus, obs: &Observation, refused: Option<&(&'static str, String)>, now: Time) {
+    let refused = refused.map(|(reason, message)| (Answer::False, *reason, message.clone()));
+    say_or_clear(status, obs, now, ORDER_ACCEPTED, refused);
+    let edited = edited_template(obs).map(|message| (Answer::False, "TemplateChanged", message));
+    say_or_clear(status, obs, now, TEMPLATE_ROLLED_OUT, edited);
+    let strays = obs.autoscaler.as_ref().map(|name| {
+        let message = format!(
+            "HorizontalPodAutoscaler {name} sizes Deployment {}, which is at 0 once another version is live; set spec.instances here and point its scaleTargetRef at RollingUpdate {} (aether.dev/v1alpha1), so that it follows from version to version",
+            obs.objects.workload, obs.meta.name
+        );
+        (Answer::False, "PointsAtDeployment", message)
+    });
+    say_or_clear(status, obs, now, AUTOSCALER_FOLLOWS, strays);
+}
+
+/// The pod template of the workload is not what the version that is out, or coming out, was made with.
+fn edited_template(obs: &Observation) -> Option<String> {
+    let workload = obs.workload.as_ref()?;
+    let (Ok(wish), name) = (&obs.wish, &obs.objects.new_revision) else { return None };
+    let held = obs.holds_workload() && !build::is_as_paused(workload);
+    let made_with = obs.new_deployment().and_then(|d| d.meta.annotations.get(names::BUILT_FROM));
+    let edited = match made_with {
+        Some(hash) if !is_another(&obs.status, wish) => {
+            build::revision_template(workload, wish, name).is_ok_and(|t| *hash != build::short_hash(&t.to_string()))
         }
-        None => conditions::clear(&mut status.conditions, WORKLOAD_RELEASED),
-    }
+        Some(_) => false,
+        None => held,
+    };
+    edited.then(|| {
+        format!(
+            "the pod template of Deployment {} was edited and is not rolled out; bring it out by raising spec.version or spec.attempt, or undo the edit",
+            workload.meta.name
+        )
+    })
 }
 
 /// Carries a finished update's status over to the spec's present generation.
@@ -129,15 +161,15 @@ pub fn refresh(status: &mut RollingUpdateStatus, obs: &Observation, refused_orde
         condition.observed_generation = Some(obs.meta.generation);
     }
     count_pods(status, obs);
-    say_order(status, obs, refused_order, now);
+    say_surroundings(status, obs, refused_order, now);
 }
 
-fn say_order(status: &mut RollingUpdateStatus, obs: &Observation, refused: Option<&(&'static str, String)>, now: Time) {
-    match refused {
-        Some((reason, message)) => {
-            conditions::set(&mut status.conditions, obs.meta.generation, now, ORDER_ACCEPTED, Answer::False, reason, message);
+fn say_or_clear(status: &mut RollingUpdateStatus, obs: &Observation, now: Time, type_: &str, said: Option<(Answer, &str, String)>) {
+    match said {
+        Some((answer, reason, message)) => {
+            conditions::set(&mut status.conditions, obs.meta.generation, now, type_, answer, reason, &message);
         }
-        None => conditions::clear(&mut status.conditions, ORDER_ACCEPTED),
+        None => conditions::clear(&mut status.conditions, type_),
     }
 }
 
@@ -157,18 +189,36 @@ pub fn state_word(state: State) -> &'static str {
 }
 
 fn count_pods(status: &mut RollingUpdateStatus, obs: &Observation) {
-    let shown = if obs.new.deployment.is_some() { &obs.new } else { &obs.old };
-    if status.state == State::Pending || shown.deployment.is_none() {
+    if status.state == State::Pending {
         return;
     }
-    let ready = shown.pods.iter().filter(|p| p.ready && !p.meta.deleting).count();
-    let ready = i32::try_from(ready).unwrap_or(i32::MAX);
-    let wanted = status.new_instances.unwrap_or_else(|| shown.wanted());
-    status.ready_instances = Some(if std::ptr::eq(shown, &raw const obs.new) || status.state == State::Completed { ready } else { 0 });
-    status.ready = status.ready_instances.map(|ready| format!("{ready}/{wanted}"));
-    if !obs.objects.new_revision.is_empty() {
-        status.selector = Some(format!("{}={}", names::REVISION, obs.objects.new_revision));
+    let shown = if obs.new.deployment.is_some() || status.state.is_active() { &obs.new } else { &obs.old };
+    let wanted = if status.state.is_terminal() { shown.wanted() } else { obs.instances() };
+    status.ready_instances = Some(shown.ready());
+    status.ready = Some(format!("{}/{wanted}", shown.ready()));
+    status.selector = selector(measured(status, obs));
+}
+
+/// The version whose pods an autoscaler measures: the one that carries most of the traffic. Of two that share it, both
+/// together would look half idle.
+fn measured<'a>(status: &RollingUpdateStatus, obs: &'a Observation) -> &'a Side {
+    let most = status.routing.as_ref().and_then(|r| r.parse::<Ratio>().ok()).is_some_and(|r| r.share() > 0.5);
+    match status.state {
+        State::Routing if !most => &obs.old,
+        State::Routing | State::Completing | State::Completed => &obs.new,
+        _ => &obs.old,
     }
+}
+
+/// A selector that matches exactly that version's pods.
+fn selector(side: &Side) -> Option<String> {
+    let deployment = side.deployment.as_ref()?;
+    let pairs: Vec<String> = deployment.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pin = side.pin.as_ref().map(|pin| format!("{}={}", pin.key, pin.value));
+    Some(match pin {
+        Some(pin) if !pairs.contains(&pin) => [pairs, vec![pin]].concat().join(","),
+        _ => pairs.join(","),
+    })
 }
 
 /// Whether a new status is worth a write now, or after which time.
@@ -200,6 +250,7 @@ fn whole(status: &RollingUpdateStatus) -> RollingUpdateStatus {
 fn weighty(status: &RollingUpdateStatus) -> RollingUpdateStatus {
     let mut status = whole(status);
     status.ready_instances = None;
+    status.old_instances = None;
     status.ready = None;
     status.health = None;
     if let Some(decision) = &mut status.decision {

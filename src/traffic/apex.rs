@@ -13,10 +13,11 @@ use crate::api::names;
 use crate::cluster::facts::Service;
 use crate::cluster::patch;
 
-/// A label that all pods of one version carry and no other version's do.
+/// A label that all pods of one version carry and no other version's do, or that the pods in service carry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// `aether.dev/revision` for Deployments of ours, `pod-template-hash` for the user's.
+    /// `aether.dev/revision` for Deployments of ours, `pod-template-hash` for the user's, `aether.dev/serving` for
+    /// some pods of both.
     pub key: &'static str,
     /// Its value.
     pub value: String,
@@ -25,8 +26,7 @@ pub struct Pin {
 /// The selector as the user wrote it.
 pub fn users_selector(service: &Service) -> BTreeMap<String, String> {
     let mut selector = service.selector.clone();
-    selector.remove(names::REVISION);
-    selector.remove(names::POD_TEMPLATE_HASH);
+    selector.retain(|key, _| ![names::REVISION, names::POD_TEMPLATE_HASH, names::SERVING].contains(&key.as_str()));
     selector
 }
 

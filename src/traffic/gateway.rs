@@ -2,17 +2,15 @@
 //!
 //! In every rule that names the apex Service, that one backend becomes two, the version Services,
 //! at `W*old` and `W*new`; foreign backends of the rule are multiplied by `new+old`, so that their
-//! share stays what the user wrote. Everything else stays byte for byte. The way back needs nothing
-//! but the route: `new` and `old` are coprime, so the user's weights can be read off it.
-
-use std::collections::BTreeMap;
+//! share stays what the user wrote (where the user gave the apex no weight, nothing has to change). Everything else
+//! stays byte for byte. The way back needs nothing but the route: `new` and `old` are coprime, so the
+//! user's weights can be read off it, also while another update splits another backend of the same rule.
 
 use json_patch::PatchOperation;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::api::Ratio;
 use crate::api::ratio::{MAX_PART, gcd};
-use crate::api::{Ratio, names};
 use crate::cluster::facts::HttpRoute;
 use crate::cluster::patch;
 
@@ -101,13 +99,6 @@ struct Rule<'a> {
     form: Form,
 }
 
-/// The user's weights, written on the route while it is split, for those that cannot be read off it.
-#[derive(Serialize, Deserialize, Debug, Default, PartialEq, Eq)]
-struct Kept {
-    /// Rule index -> the weights of its backends in the user's order.
-    rules: BTreeMap<usize, Vec<Option<u32>>>,
-}
-
 fn is_service(reference: &Value, name: &str, namespace: &str) -> bool {
     let field = |key: &str| reference.get(key).and_then(Value::as_str);
     field("name") == Some(name)
@@ -169,45 +160,35 @@ pub fn check(route: &HttpRoute, names: Names<'_>, steps: &[Ratio]) -> Result<(),
         if matches!(rule.form, Form::Whole(_)) && rule.refs.len() >= MAX_BACKENDS {
             return Err(RouteError::Full { route: route.meta.name.clone(), rule: rule.index });
         }
-        let kept = users_weights(route, &rule);
-        let heaviest = kept.iter().map(|w| w.unwrap_or(1)).max().unwrap_or(1);
         for step in steps {
-            let (new, old) = step.reduced();
-            let factor = if kept.len() > 1 { new + old } else { new.max(old) };
-            if u64::from(heaviest) * u64::from(factor) > u64::from(MAX_PART) {
-                return Err(RouteError::TooHeavy { route: route.meta.name.clone(), rule: rule.index, weight: heaviest, factor });
-            }
+            fits(route, &rule, *step)?;
         }
     }
     Ok(())
 }
 
-/// The user's weights of a rule: kept ones where it is split, its own where it is whole.
-fn users_weights(route: &HttpRoute, rule: &Rule<'_>) -> Vec<Option<u32>> {
-    let own = |r: &Value| r.get("weight").map(|_| weight(r));
-    match rule.form {
-        Form::Whole(_) => rule.refs.iter().map(own).collect(),
-        Form::Split { old, new } => {
-            let at = |index: usize| rule.refs.get(index).map(weight).unwrap_or_default();
-            // Both versions carry a multiple of coprime parts, so that what they share is the user's weight.
-            let users = gcd(at(old), at(new));
-            let parts = (at(old) + at(new)).checked_div(users).unwrap_or_default();
-            let kept = kept_weights(route, rule);
-            let foreign = |index: usize| match at(index).checked_div(parts) {
-                Some(weight) if at(index).is_multiple_of(parts) => Some(weight),
-                // The user gave the apex no weight, or somebody has edited this one: what was written down, if it fits.
-                guess => kept.as_ref().and_then(|k| k.get(users_index(old, new, index)).copied().flatten()).or(guess),
-            };
-            let indexes = (0..rule.refs.len()).filter(|index| *index != new);
-            indexes.map(|index| if index == old { Some(users) } else { foreign(index) }).collect()
-        }
+/// The exact weights of that ratio fit the API.
+fn fits(route: &HttpRoute, rule: &Rule<'_>, ratio: Ratio) -> Result<(), RouteError> {
+    let (new, old) = ratio.reduced();
+    let users = users_weights(rule);
+    let weight = users.iter().copied().max().unwrap_or(1);
+    let factor = if users.len() > 1 { new + old } else { new.max(old) };
+    if u64::from(weight) * u64::from(factor) > u64::from(MAX_PART) {
+        return Err(RouteError::TooHeavy { route: route.meta.name.clone(), rule: rule.index, weight, factor });
     }
+    Ok(())
 }
 
-/// What the split wrote down about this rule, if it still is the rule it was.
-fn kept_weights(route: &HttpRoute, rule: &Rule<'_>) -> Option<Vec<Option<u32>>> {
-    let kept: Kept = serde_json::from_str(route.meta.annotations.get(names::SPLIT)?).ok()?;
-    kept.rules.get(&rule.index).filter(|weights| weights.len() + 1 == rule.refs.len()).cloned()
+/// The user's weights of a rule, in the user's order: its own where it is whole, read off where it is split.
+fn users_weights(rule: &Rule<'_>) -> Vec<u32> {
+    let Form::Split { old, new } = rule.form else { return rule.refs.iter().map(weight).collect() };
+    let at = |index: usize| rule.refs.get(index).map(weight).unwrap_or_default();
+    // Both versions carry a multiple of coprime parts, so that what they share is the user's weight.
+    let users = gcd(at(old), at(new));
+    let parts = (at(old) + at(new)).checked_div(users).unwrap_or(1);
+    // One that somebody has edited meanwhile may be no multiple: the nearest, and never nothing from something.
+    let foreign = |index: usize| ((at(index) + parts / 2) / parts).max(at(index).min(1));
+    (0..rule.refs.len()).filter(|index| *index != new).map(|index| if index == old { users } else { foreign(index) }).collect()
 }
 
 /// The ratio a route carries now. `None`: it is not split, not everywhere, or not the same everywhere.
@@ -239,25 +220,18 @@ pub fn reaches_new(route: &HttpRoute, names: Names<'_>) -> bool {
 
 /// The patch that makes the route carry that ratio, splitting rules that are still whole. `None`: it does already.
 pub fn shift(route: &HttpRoute, names: Names<'_>, ratio: Ratio) -> Result<Option<Vec<PatchOperation>>, RouteError> {
-    let (new, old) = ratio.reduced();
     let mut ops = Vec::new();
-    let mut kept = Kept::default();
     for rule in rules(route, names)? {
+        fits(route, &rule, ratio)?;
         let at = |index: usize| format!("/spec/rules/{}/backendRefs/{index}", rule.index);
-        let users = users_weights(route, &rule);
-        let edits = match rule.form {
-            Form::Whole(apex) => split_rule(&rule, apex, names, &users, (new, old), &at),
-            Form::Split { old: old_at, new: new_at } => weigh_rule(&rule, (old_at, new_at), names, &users, (new, old), &at),
-        };
-        ops.extend(edits);
-        kept.rules.insert(rule.index, users);
+        let users = users_weights(&rule);
+        ops.extend(match rule.form {
+            Form::Whole(apex) => split_rule(&rule, apex, names, &users, ratio, &at),
+            Form::Split { old, new } => weigh_rule(&rule, (old, new), names, &users, ratio, &at),
+        });
     }
     if ops.is_empty() {
         return Ok(None);
-    }
-    let note = serde_json::to_string(&kept).unwrap_or_default();
-    if route.meta.annotations.get(names::SPLIT) != Some(&note) {
-        ops.extend(patch::annotate(&route.meta, &[(names::SPLIT, note)]));
     }
     ops.insert(0, patch::test("/metadata/uid", json!(route.meta.uid)));
     Ok(Some(ops))
@@ -267,13 +241,14 @@ fn split_rule(
     rule: &Rule<'_>,
     apex: usize,
     names: Names<'_>,
-    users: &[Option<u32>],
-    (new, old): (u32, u32),
+    users: &[u32],
+    ratio: Ratio,
     at: &impl Fn(usize) -> String,
 ) -> Vec<PatchOperation> {
     let mut ops: Vec<PatchOperation> = rule.refs.iter().enumerate().map(|(i, r)| patch::test(&at(i), r.clone())).collect();
     let Some(reference) = rule.refs.get(apex) else { return Vec::new() };
-    let users_weight = users.get(apex).copied().flatten().unwrap_or(1);
+    let (new, old) = ratio.reduced();
+    let users_weight = users.get(apex).copied().unwrap_or(1);
     let version = |name: &str, part: u32| {
         let mut version = reference.clone();
         if let Some(fields) = version.as_object_mut() {
@@ -283,7 +258,7 @@ fn split_rule(
         version
     };
     for (index, weight) in users.iter().enumerate().filter(|(i, _)| *i != apex) {
-        ops.push(patch::add(&format!("{}/weight", at(index)), json!(weight.unwrap_or(1) * (new + old))));
+        ops.push(patch::add(&format!("{}/weight", at(index)), json!(weight * foreign_factor(users_weight, ratio))));
     }
     // The insertion moves what is behind it, so it comes last.
     ops.push(patch::replace(&at(apex), version(names.old, old)));
@@ -291,14 +266,22 @@ fn split_rule(
     ops
 }
 
+/// What foreign weights of a rule are multiplied by, so that their share stays what it was.
+fn foreign_factor(apex_weight: u32, ratio: Ratio) -> u32 {
+    let (new, old) = ratio.reduced();
+    if apex_weight == 0 { 1 } else { new + old }
+}
+
 fn weigh_rule(
     rule: &Rule<'_>,
     (old_at, new_at): (usize, usize),
     names: Names<'_>,
-    users: &[Option<u32>],
-    (new, old): (u32, u32),
+    users: &[u32],
+    ratio: Ratio,
     at: &impl Fn(usize) -> String,
 ) -> Vec<PatchOperation> {
+    let (new, old) = ratio.reduced();
+    let foreign = foreign_factor(users_weight(users, (old_at, new_at), old_at), ratio);
     let mut guards = vec![
         patch::test(&format!("{}/name", at(old_at)), json!(names.old)),
         patch::test(&format!("{}/name", at(new_at)), json!(names.new)),
@@ -310,7 +293,7 @@ fn weigh_rule(
         } else if index == old_at {
             old
         } else {
-            new + old
+            foreign
         };
         let wanted = users_weight(users, (old_at, new_at), index) * part;
         if weight(reference) != wanted {
@@ -324,14 +307,9 @@ fn weigh_rule(
 }
 
 /// The user's weight behind a backend of a split rule: both versions stand where the apex stood.
-fn users_weight(users: &[Option<u32>], (old_at, new_at): (usize, usize), index: usize) -> u32 {
-    users.get(users_index(old_at, new_at, index)).copied().flatten().unwrap_or(1)
-}
-
-/// Where a backend of a split rule stands among the user's.
-fn users_index(old_at: usize, new_at: usize, index: usize) -> usize {
+fn users_weight(users: &[u32], (old_at, new_at): (usize, usize), index: usize) -> u32 {
     let index = if index == new_at { old_at } else { index };
-    if index > new_at { index - 1 } else { index }
+    users.get(if index > new_at { index - 1 } else { index }).copied().unwrap_or(1)
 }
 
 /// The patch that gives the route back as the user wrote it. `None`: nothing of ours is on it.
@@ -340,7 +318,7 @@ pub fn restore(route: &HttpRoute, names: Names<'_>) -> Result<Option<Vec<PatchOp
     for rule in rules(route, names)? {
         let Form::Split { old, new } = rule.form else { continue };
         let at = |index: usize| format!("/spec/rules/{}/backendRefs/{index}", rule.index);
-        let users = users_weights(route, &rule);
+        let users = users_weights(&rule);
         ops.push(patch::test(&format!("{}/name", at(old)), json!(names.old)));
         ops.push(patch::test(&format!("{}/name", at(new)), json!(names.new)));
         for index in 0..rule.refs.len() {
@@ -353,12 +331,16 @@ pub fn restore(route: &HttpRoute, names: Names<'_>) -> Result<Option<Vec<PatchOp
         ops.push(patch::replace(&format!("{}/name", at(old)), json!(names.apex)));
         ops.push(patch::remove(&at(new)));
     }
-    ops.extend(patch::clear_annotations(&route.meta, &[names::SPLIT]));
     if ops.is_empty() {
         return Ok(None);
     }
     ops.insert(0, patch::test("/metadata/uid", json!(route.meta.uid)));
     Ok(Some(ops))
+}
+
+/// Whether somebody has undone what was written: no rule is split any more, or one carries another ratio than `on_record`.
+pub fn is_undone(route: &HttpRoute, names: Names<'_>, on_record: Ratio) -> bool {
+    !is_split(route, names) || ratio(route, names).is_some_and(|r| r != on_record)
 }
 
 #[cfg(test)]
@@ -404,6 +386,10 @@ mod tests {
     fn weights(object: &Value, rule: usize) -> Vec<(String, u64)> {
         let refs = object["spec"]["rules"][rule]["backendRefs"].as_array().unwrap();
         refs.iter().map(|r| (r["name"].as_str().unwrap().to_owned(), r["weight"].as_u64().unwrap())).collect()
+    }
+
+    fn weights_of(object: &Value) -> Vec<(String, u64)> {
+        weights(object, 0)
     }
 
     fn named(pairs: &[(&str, u64)]) -> Vec<(String, u64)> {
@@ -482,6 +468,37 @@ mod tests {
     }
 
     proptest! {
+        /// Two updates of different workloads that share a rule leave nothing of each other's.
+        #[test]
+        fn two_updates_in_one_rule(walk in prop::collection::vec((any::<bool>(), 0u32..9, 0u32..9), 1..12), weights in prop::collection::vec(0u32..20, 3), first in any::<bool>()) {
+            let both = [NAMES, Names { apex: "other", old: "other-1", new: "other-2" }];
+            let refs = ["other", "web", "third"].iter().zip(&weights).map(|(name, w)| json!({"name": name, "port": 80, "weight": w}));
+            let start = object(json!([{"backendRefs": refs.collect::<Vec<_>>()}]));
+            let mut now = start.clone();
+            for (which, new, old) in walk {
+                let Some(ratio) = Ratio::new(new, old) else { continue };
+                let names = both[usize::from(which)];
+                if let Some(ops) = shift(&route(&now), names, ratio).unwrap() {
+                    now = patched(&now, &ops);
+                }
+                let share = |name: &str, of: &Value| {
+                    let all = weights_of(of);
+                    let of_name = |n: &str| all.iter().filter(|(name, _)| name.split('-').next() == Some(n)).map(|(_, w)| w).sum::<u64>();
+                    (of_name(name), all.iter().map(|(_, w)| w).sum::<u64>())
+                };
+                for name in ["web", "other", "third"] {
+                    let ((a, b), (c, d)) = (share(name, &start), share(name, &now));
+                    prop_assert_eq!(a * d, c * b, "the share of {} moved", name);
+                }
+            }
+            for names in if first { [both[0], both[1]] } else { [both[1], both[0]] } {
+                if let Some(ops) = restore(&route(&now), names).unwrap() {
+                    now = patched(&now, &ops);
+                }
+            }
+            prop_assert_eq!(now, start);
+        }
+
         /// Any walk over ratios ends with exactly what the user wrote.
         #[test]
         fn there_and_back_again(walk in prop::collection::vec((0u32..20, 0u32..20), 1..8), weights in prop::collection::vec(0u32..50, 3)) {

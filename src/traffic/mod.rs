@@ -4,3 +4,4 @@
 pub mod apex;
 pub mod gate;
 pub mod gateway;
+pub mod pods;

@@ -101,11 +101,11 @@ pub const TABLE: [Planted; 24] = [
     (WriteThatChangesNothing, "no-op", promotion),
     (StatusWithoutNews, "rest", promotion),
     (ServicesLeftBehind, "T3", promotion),
-    (AnnotationLeftBehind, "leftovers", promotion),
+    (AnnotationLeftBehind, "leftovers", rollback),
 ];
 
 fn patch_of(kind: Kind, meta: &Meta, ops: Vec<PatchOperation>) -> Action {
-    Action { why: "a planted bug", write: Write::Patch(Target { kind, key: meta.key() }, ops), live: Vec::new() }
+    Action { why: "a planted bug", write: Write::Patch(Target { kind, key: meta.key() }, ops), live: Vec::new(), regardless: false }
 }
 
 fn is_delete_services(action: &Action) -> bool {
@@ -163,7 +163,7 @@ impl Bug {
             ServicesGoneBeforeTheRoutes if state == State::Routing => {
                 let services = obs.version_services().map(|s| (s.meta.name.clone(), s.meta.uid.clone())).collect();
                 let write = Write::DeleteServices { namespace: NS.into(), update_uid: obs.meta.uid.clone(), services };
-                plan.actions.insert(0, Action { why: "a planted bug", write, live: Vec::new() });
+                plan.actions.insert(0, Action { why: "a planted bug", write, live: Vec::new(), regardless: false });
             }
             FlipBeforeAllTraffic if state == State::Routing => {
                 let apex = obs.apex.as_ref().unwrap();
@@ -199,6 +199,7 @@ impl Bug {
                     why: "a planted bug",
                     write: Write::Patch(target, vec![patch::add("/spec/type", json!("NodePort"))]),
                     live: Vec::new(),
+                    regardless: false,
                 });
             }
             OthersDeleted if state == State::RolledBack || state == State::Completed => {
@@ -208,6 +209,7 @@ impl Bug {
                     why: "a planted bug",
                     write: Write::Delete(target, workload.meta.uid.clone()),
                     live: Vec::new(),
+                    regardless: false,
                 });
             }
             WriteThatChangesNothing if state == State::Deployed => {

@@ -206,7 +206,11 @@ impl Checker {
         }
         for ((kind, key), object) in objects {
             let notes = strings(object, "/metadata/annotations");
-            let kept = notes.contains_key(names::SPLIT) || (notes.contains_key(names::PAUSED_TEMPLATE) && !keeps_pause);
+            // At 0 it only says what scaling up would bring back.
+            let kept = notes.contains_key(names::PAUSED_TEMPLATE)
+                && !keeps_pause
+                && int(object, "/spec/replicas") > 0
+                && !is_adopted(objects, object);
             ensure(!kept, "leftovers", || format!("{} {key} still carries {:?}", kind.gvk().2, notes.keys()))?;
         }
         for (name, deployment) in truth::all(objects, Kind::Deployment) {
@@ -214,9 +218,8 @@ impl Checker {
             ensure(!lost || keeps_pin, "leftovers", || format!("Deployment {name} is left; {} is live", self.live))?;
         }
         let workload = find(objects, Kind::Deployment, &self.workload);
-        ensure(keeps_pause || workload.is_none_or(|w| w.pointer("/spec/paused").is_none()), "leftovers", || {
-            "the workload is left paused".into()
-        })?;
+        let may_pause = |w: &Value| w.pointer("/spec/paused").is_none() || is_adopted(objects, w);
+        ensure(keeps_pause || workload.is_none_or(|w| may_pause(w)), "leftovers", || "the workload is left paused".into())?;
         let behind = versions_picked(objects, &self.apex);
         ensure(behind == BTreeSet::from([self.live.clone()]), "leftovers", || {
             format!("behind the apex is {behind:?}, live is {}", self.live)
@@ -225,6 +228,11 @@ impl Checker {
 }
 
 /// R7: of the updates of one workload one is under way.
+/// The workload is in the care of an update that is there.
+fn is_adopted(objects: &Objects, workload: &Value) -> bool {
+    strings(workload, "/metadata/annotations").get(names::ADOPTED).is_some_and(|by| find(objects, Kind::RollingUpdate, by).is_some())
+}
+
 fn one_at_a_time(objects: &Objects) -> Checked {
     let active = |u: &Value| serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_active);
     let busy: Vec<_> = truth::all(objects, Kind::RollingUpdate).filter(|(_, u)| active(u)).map(|(n, _)| n).collect();

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aether_operator::api::{RollingUpdateStatus, State, Time, names};
+use aether_operator::api::{RollingUpdateStatus, Time, names};
 use aether_operator::cluster::facts::{Fact, Key, Kind};
 use aether_operator::cluster::index::Index;
-use aether_operator::cluster::patch;
+use aether_operator::cluster::{drive, patch};
 use aether_operator::rollout::decide::decide;
 use aether_operator::rollout::model::{Action, LiveCheck, Memory, Target, Write, is_service_of};
 use aether_operator::rollout::observe::observe;
@@ -119,17 +119,8 @@ impl Operator {
     }
 
     fn concern(&mut self, kind: Kind, key: &Key) {
-        if kind == Kind::RollingUpdate {
-            self.queue.insert(key.clone());
-        }
-        let open = self.index.updates_in(&key.namespace).filter(|u| {
-            u.object.as_ref().is_ok_and(|o| {
-                let state = o.status.as_ref().map(|s| s.state).unwrap_or_default();
-                state.is_active() || state == State::Pending
-            })
-        });
-        let open: Vec<Key> = open.map(|u| u.meta.key()).collect();
-        self.queue.extend(open);
+        let concerned = drive::concerned(&self.index, kind, key);
+        self.queue.extend(concerned);
     }
 
     /// What is to be looked at now.
@@ -196,17 +187,18 @@ impl Sim {
         meta: &aether_operator::cluster::facts::Meta,
         status: Option<&RollingUpdateStatus>,
     ) -> Result<(), End> {
+        let mut broken = None;
         for action in actions {
-            for check in &action.live {
-                self.check(check)?;
+            if broken.is_some() && !action.regardless {
+                continue;
             }
-            self.cluster.world.note(format!("-- {}", action.why));
-            match &action.write {
-                Write::Patch(target, ops) => self.patch(target, ops, false)?,
-                Write::Create(target, object) => self.create(target, object)?,
-                Write::Delete(target, uid) => self.delete(target, uid)?,
-                Write::DeleteServices { namespace, update_uid, services } => self.delete_services(namespace, update_uid, services)?,
+            match self.act(action) {
+                Err(end @ (End::Stale | End::Later | End::Refused(..))) => drop(broken.get_or_insert(end)),
+                other => other?,
             }
+        }
+        if let Some(end) = broken {
+            return Err(end);
         }
         if let Some(status) = status {
             let target = Target { kind: Kind::RollingUpdate, key: meta.key() };
@@ -214,6 +206,19 @@ impl Sim {
             self.patch(&target, &ops, true)?;
         }
         Ok(())
+    }
+
+    fn act(&mut self, action: &Action) -> Result<(), End> {
+        for check in &action.live {
+            self.check(check)?;
+        }
+        self.cluster.world.note(format!("-- {}", action.why));
+        match &action.write {
+            Write::Patch(target, ops) => self.patch(target, ops, false),
+            Write::Create(target, object) => self.create(target, object),
+            Write::Delete(target, uid) => self.delete(target, uid),
+            Write::DeleteServices { namespace, update_uid, services } => self.delete_services(namespace, update_uid, services),
+        }
     }
 
     /// One request: the faults that hit it, the invariants it may break.

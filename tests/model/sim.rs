@@ -145,6 +145,9 @@ impl Sim {
             self.tick(TICK)?;
         }
         // A little while for what happens by itself after the end, such as garbage collection and counts in the status.
+        while self.cluster.world.now < self.faults_end {
+            self.tick(TICK)?;
+        }
         for _ in 0..60 {
             self.tick(TICK)?;
         }

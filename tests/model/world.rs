@@ -327,6 +327,7 @@ fn describe(kind: Kind, o: &Value) -> String {
             strings(o, "/metadata/annotations").keys().collect::<Vec<_>>(),
         ),
         Kind::ReplicaSet => format!("replicas {}", int(o, "/spec/replicas")),
+        Kind::Autoscaler => String::new(),
         Kind::Pod => format!("ready {}", is_ready(o)),
         Kind::Service => format!("selects {:?}", strings(o, "/spec/selector")),
         Kind::EndpointSlice => {

@@ -9,17 +9,17 @@ use serde_json::json;
 use crate::api::conditions::Answer;
 use crate::api::rolling_update::{CleanupPolicy, Outcome};
 use crate::api::{State, names};
-use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::facts::Kind;
 use crate::cluster::patch;
 use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::gateway::{self, RouteError};
 
-use super::shifting::{recorded, refused_order};
-use super::{MUTE_GATEWAY, SLOW_GATEWAY};
+use super::shifting::{self, recorded, refused_order};
+use super::{MUTE_GATEWAY, SLOW_GATEWAY, endpoints, rolling_back, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, shifted_to};
-use crate::rollout::model::{LiveCheck, Observation, Target, Write};
+use crate::rollout::model::{LiveCheck, Observation, Target, Write, count};
 use crate::rollout::status::Saying;
 use crate::rollout::wish::Wish;
 
@@ -28,10 +28,23 @@ pub fn old_version_is_whole(obs: &Observation) -> bool {
     obs.old.deployment.as_ref().is_some_and(|d| d.replicas > 0 && !d.meta.deleting)
 }
 
+/// The old version was scaled down already, and scaling it up again would bring back the same.
+pub fn can_come_back(obs: &Observation) -> bool {
+    obs.status.old_instances.is_some() && obs.old_is_workload() && obs.workload.as_ref().is_some_and(|w| build::is_as_paused(w))
+}
+
 /// Does the next thing, or says what is waited for. In COMPLETED it removes an old version that was kept.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let state = turn.obs.status.state;
-    let waiting = if old_version_is_whole(turn.obs) { retire(turn, wish) } else { release(turn) };
+    let whole = old_version_is_whole(turn.obs);
+    if whole && state == State::Completing {
+        if let Some(fight) = shifting::stand_firm(turn, wish) {
+            rolling_back::begin(turn, wish, &fight);
+            return;
+        }
+        sizing::grow(turn, wish);
+    }
+    let waiting = if whole { retire(turn, wish) } else { release(turn) };
     let saying = match waiting {
         Progress::Busy(message) => {
             // No watch wakes what is COMPLETED.
@@ -69,7 +82,7 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     let (Some(apex), Some(new_pin)) = (&obs.apex, &obs.new.pin) else {
         return Progress::Stuck("ServiceGone", format!("Service {} does not exist any more; create it again", obs.objects.service));
     };
-    let ready = i32::try_from(obs.new.pods.iter().filter(|p| p.ready && !p.meta.deleting).count()).unwrap_or(i32::MAX);
+    let ready = obs.new.ready();
     if !apex::is_pinned_to(apex, new_pin) {
         if ready < obs.instances() {
             return Progress::Stuck(
@@ -87,7 +100,7 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     }
     let drained = turn.held_for("flipped", wish.old_version_stays());
     let split = obs.routes.iter().any(|r| gateway::is_split(r, obs.names()));
-    if split && i32::try_from(shown.len()).unwrap_or(i32::MAX) < ready {
+    if split && count(shown) < ready {
         return busy("waiting for the Service's endpoints to show all of the new version");
     }
     if let Err(e) = restore_routes(turn) {
@@ -107,6 +120,13 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     }
     if !turn.held_for("restored", wish.settle.max(wish.drain)) || !drained {
         return busy("the old version drains before it goes");
+    }
+    if wish.orders.paused && obs.status.state == State::Completing {
+        return Progress::Stuck("Paused", "spec.control.paused is true; the old version keeps its pods".into());
+    }
+    endpoints::tidy(turn);
+    if turn.acts() {
+        return busy("removing what the shift has left");
     }
     if wish.cleanup == CleanupPolicy::Manual && obs.status.state == State::Completing {
         delete_services(turn);
@@ -159,7 +179,8 @@ fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
     if obs.old_is_workload() {
         let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(0))];
         if obs.holds_workload() {
-            ops.extend(unpause(old));
+            // What its template was stays written down: while it is that, scaling up brings the old version back.
+            ops.extend(unpause());
         }
         ops.extend(patch::annotate(&old.meta, &live));
         turn.act_if(
@@ -176,16 +197,9 @@ fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
     }
 }
 
-/// Whether the workload's template is as it was when we paused it.
-pub fn is_as_paused(workload: &Deployment) -> bool {
-    workload.meta.annotations.get(names::PAUSED_TEMPLATE).is_some_and(|hash| *hash == build::template_hash(workload))
-}
-
 /// Lets the Deployment controller roll out again.
-pub fn unpause(workload: &Deployment) -> Vec<PatchOperation> {
-    let mut ops = vec![patch::test("/spec/paused", json!(true)), patch::remove("/spec/paused")];
-    ops.extend(patch::clear_annotations(&workload.meta, &[names::PAUSED_TEMPLATE]));
-    ops
+pub fn unpause() -> Vec<PatchOperation> {
+    vec![patch::test("/spec/paused", json!(true)), patch::remove("/spec/paused")]
 }
 
 /// Takes the version Services away, in one request.
@@ -222,14 +236,18 @@ fn release(turn: &mut Turn<'_>) -> Progress {
 /// while pods of the user's own Deployment could come behind it that are not of that version.
 pub fn release_apex(turn: &mut Turn<'_>, live: Option<&Pin>, live_is_workload: bool) -> Option<String> {
     let obs = turn.obs;
-    let apex = obs.apex.as_ref().filter(|a| apex::is_pinned(a))?;
+    let apex = obs.apex.as_ref()?;
     let workload = obs.workload.as_ref().filter(|_| !live_is_workload);
     let returns = workload.and_then(|w| match &w.replicas_owner {
-        Some(owner) => Some(format!("{owner} says replicas of Deployment {} in its manifest: leave replicas out there", w.meta.name)),
-        None => (w.replicas > 0).then(|| format!("Deployment {} has pods: scale it to 0", w.meta.name)),
+        Some(owner) if w.replicas > 0 || apex::is_pinned(apex) => {
+            Some(format!("{owner} says replicas of Deployment {} in its manifest: leave replicas out there", w.meta.name))
+        }
+        _ => (w.replicas > 0).then(|| format!("Deployment {} has pods: scale it to 0", w.meta.name)),
     });
     let (Some(why), Some(live)) = (returns, live) else {
-        turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
+        if apex::is_pinned(apex) {
+            turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
+        }
         return None;
     };
     if !apex::is_pinned_to(apex, live) {

@@ -1,5 +1,6 @@
 //! DEPLOYING: the new version is made ready at 0 % traffic, each step only when what it stands on is seen.
 
+use json_patch::PatchOperation;
 use serde_json::json;
 
 use crate::api::{Ratio, State, names};
@@ -7,18 +8,15 @@ use crate::cluster::facts::{Deployment, Kind};
 use crate::cluster::patch;
 use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
-use crate::traffic::gateway;
+use crate::traffic::{gateway, pods};
 
 use super::shifting::refused_order;
-use super::{SLOW_GATEWAY, rolling_back};
+use super::{SLOW_GATEWAY, Wait, rolling_back, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Cause, Turn, shifted_to};
-use crate::rollout::model::Observation;
+use crate::rollout::model::{Observation, count};
 use crate::rollout::status::{Saying, state_word};
 use crate::rollout::wish::Wish;
-
-/// What stands in the way of DEPLOYED, in a word and a sentence.
-struct Wait(&'static str, String);
 
 /// Held while nothing is wrong and only time must pass: a deadline that went by while the operator was away
 /// must not end an update that is as good as deployed.
@@ -85,7 +83,9 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
         }
         turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, old_pin));
     }
+    hold_old_revision(turn);
     create_missing(turn, wish, workload, old_pin);
+    sizing::grow(turn, wish);
     if turn.acts() {
         return busy("creating the new version");
     }
@@ -97,7 +97,7 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
         turn.held(ALMOST);
         return busy("the new version is ready; giving the data plane time to know its Services");
     }
-    if obs.routes.is_empty() {
+    if obs.routes.is_empty() && !obs.by_pods() {
         return Some(Wait("RouteNotFound", format!("no HTTPRoute names Service {} any more; create it again", apex.meta.name)));
     }
     for route in &obs.routes {
@@ -125,32 +125,73 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
 }
 
 /// Pauses the workload at exactly the version that was looked at, and writes down what that was.
-pub fn pause(turn: &mut Turn<'_>, workload: &Deployment) {
+fn pause(turn: &mut Turn<'_>, workload: &Deployment) {
     let live = turn.obs.status.old_version.clone().unwrap_or_default();
-    let notes =
-        [(names::PAUSED_TEMPLATE, build::template_hash(workload)), (names::LIVE, live), (names::LIVE_REVISION, workload.meta.name.clone())];
-    let mut ops = vec![patch::only_at(&workload.meta), patch::add("/spec/paused", json!(true))];
-    ops.extend(patch::annotate(&workload.meta, &notes));
+    let ops = pause_ops(workload, &live);
     turn.patch("an edit of the template must not replace the pods that carry the traffic", Kind::Deployment, &workload.meta, ops);
+}
+
+/// Pauses a workload that runs that version.
+pub fn pause_ops(workload: &Deployment, live: &str) -> Vec<PatchOperation> {
+    let notes = [
+        (names::PAUSED_TEMPLATE, build::template_hash(workload)),
+        (names::LIVE, live.to_owned()),
+        (names::LIVE_REVISION, workload.meta.name.clone()),
+    ];
+    let mut ops = pause_only(workload);
+    ops.extend(patch::annotate(&workload.meta, &notes));
+    ops
+}
+
+/// Pauses it again; what was written down at the first time stays true.
+pub fn pause_only(workload: &Deployment) -> Vec<PatchOperation> {
+    vec![patch::only_at(&workload.meta), patch::add("/spec/paused", json!(true))]
+}
+
+/// In Pods mode the old version's ReplicaSet is edited, which a Deployment of ours leaves alone only while it is paused.
+fn hold_old_revision(turn: &mut Turn<'_>) {
+    let obs = turn.obs;
+    if let Some(old) = obs.old.deployment.as_ref().filter(|d| obs.by_pods() && !obs.old_is_workload() && !d.paused) {
+        turn.patch("its pods stay what they are", Kind::Deployment, &old.meta, pause_only(old));
+    }
 }
 
 fn create_missing(turn: &mut Turn<'_>, wish: &Wish, workload: &Deployment, old_pin: &Pin) {
     let obs = turn.obs;
     let name = &obs.objects.new_revision;
-    if obs.new.deployment.is_none() {
-        let instances = obs.instances();
-        if let Ok(object) = build::deployment(workload, wish, &obs.owner(), name, instances) {
-            turn.create("the new version's pods", Kind::Deployment, name, object);
+    match &obs.new.deployment {
+        None => {
+            if let Ok(object) = build::deployment(workload, wish, &obs.owner(), name, obs.instances()) {
+                turn.create("the new version's pods", Kind::Deployment, name, object);
+            }
         }
+        Some(_) => rebuild(turn, wish, workload),
     }
     create_missing_services(turn, wish, old_pin);
+}
+
+/// The user has edited the template since, as a commit does that changes version and template and arrives in two parts.
+/// The new version has had no traffic yet, so it becomes what it would have been.
+fn rebuild(turn: &mut Turn<'_>, wish: &Wish, workload: &Deployment) {
+    let Some(deployment) = turn.obs.new_deployment() else { return };
+    let Ok(template) = build::revision_template(workload, wish, &deployment.meta.name) else { return };
+    let hash = build::short_hash(&template.to_string());
+    if deployment.meta.annotations.get(names::BUILT_FROM).is_none_or(|h| *h == hash) {
+        return;
+    }
+    let ops = vec![
+        patch::test("/metadata/uid", json!(deployment.meta.uid)),
+        patch::replace("/spec/template", template),
+        patch::add(&patch::annotation(names::BUILT_FROM), json!(hash)),
+    ];
+    turn.patch("the template was edited before the new version was out", Kind::Deployment, &deployment.meta, ops);
 }
 
 /// The version Services, those that are not there.
 pub fn create_missing_services(turn: &mut Turn<'_>, wish: &Wish, old_pin: &Pin) {
     let obs = turn.obs;
     let (Some(apex), owner) = (&obs.apex, obs.owner()) else { return };
-    if obs.old.service.is_none() {
+    if obs.old.service.is_none() && !obs.by_pods() {
         let version = obs.status.old_version.clone().unwrap_or_default();
         let object = build::version_service(apex, wish, &owner, &obs.objects.old_service, &version, old_pin);
         turn.create("the old version's Service", Kind::Service, &obs.objects.old_service, object);
@@ -158,7 +199,7 @@ pub fn create_missing_services(turn: &mut Turn<'_>, wish: &Wish, old_pin: &Pin) 
     if obs.new.service.is_none() {
         let name = &obs.objects.new_revision;
         let version = obs.status.new_version.clone().unwrap_or_default();
-        let pin = Pin { key: names::REVISION, value: name.clone() };
+        let pin = if obs.by_pods() { pods::serving(name) } else { Pin { key: names::REVISION, value: name.clone() } };
         let object = build::version_service(apex, wish, &owner, name, &version, &pin);
         turn.create("the new version's Service", Kind::Service, name, object);
     }
@@ -187,7 +228,7 @@ fn not_ready(obs: &Observation, instances: i32) -> Option<Wait> {
         return waiting(format!("{} of {instances} pods of the new version are available", deployment.available));
     }
     let new = obs.new.endpoints.ready.len();
-    if i32::try_from(new).unwrap_or(i32::MAX) < instances {
+    if count(&obs.new.endpoints.ready) < instances {
         return waiting(format!("Service {} shows {new} of {instances} pods", obs.objects.new_revision));
     }
     if obs.apex_endpoints.ready.is_empty() || !obs.apex_endpoints.ready.is_subset(&obs.old.endpoints.ready) {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::api::rolling_update::{Objects, Outcome, TrafficMode, Transition};
-use crate::api::{RollingUpdateStatus, State, names};
+use crate::api::rolling_update::{Objects, Outcome, Transition};
+use crate::api::{RollingUpdateStatus, State};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::rolling_back;
+use super::{completing, resting, rolling_back};
 use crate::rollout::build;
 use crate::rollout::decide::{Cause, Turn, other_version};
 use crate::rollout::model::Observation;
@@ -40,16 +40,13 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         return;
     }
     if let Some(version) = already_live(turn.obs, wish)
-        && let Err(Hold(reason, message)) = stable(turn.obs, &turn.obs.objects.old_revision)
+        && let Err(Hold(reason, message)) = alone(turn.obs, wish).and_then(|()| stable(turn.obs, &turn.obs.objects.old_revision))
     {
         turn.say(Saying::new(State::Pending, reason, format!("version {version} is said to be live, but {message}")));
         return;
     }
     if let Some(version) = already_live(turn.obs, wish) {
-        turn.status.old_version = Some(version.clone());
-        turn.status.routing = None;
-        let message = format!("version {version} carries the traffic already");
-        turn.say(Saying { refused_order: other_version(wish), ..Saying::new(State::Completed, "AlreadyLive", message) });
+        take_over(turn, wish, version);
         return;
     }
     match preconditions(turn.obs, wish) {
@@ -64,12 +61,34 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
             turn.status.old_version = turn.obs.live.as_ref().ok().map(|l| l.version.clone());
             turn.status.objects = Some(objects);
             turn.status.new_instances = Some(instances);
+            turn.status.old_instances = Some(turn.obs.old.wanted());
             turn.status.routing = Some("0:1".into());
             turn.status.effective_routing = Some("0:1".into());
             let message = format!("bringing out {instances} pods of version {} at 0 % traffic", wish.version);
             turn.say(Saying { refused_order: other_version(wish), ..Saying::new(State::Deploying, "Deploying", message) });
         }
     }
+}
+
+/// The wanted version is live: nothing is brought out, and from now on it is taken care of.
+fn take_over(turn: &mut Turn<'_>, wish: &Wish, version: String) {
+    let obs = turn.obs;
+    if turn.hold_on() {
+        turn.status = obs.status.clone();
+        return;
+    }
+    let workload = obs.workload.as_ref().filter(|_| obs.old_is_workload());
+    if let Some(workload) = workload.filter(|w| !w.paused || !resting::is_adopted(obs)) {
+        resting::adopt(turn, workload, &version);
+    }
+    completing::release_apex(turn, obs.old.pin.as_ref(), workload.is_some());
+    turn.status.objects =
+        Some(Objects { new_revision: obs.objects.old_revision.clone(), old_service: String::new(), ..obs.objects.clone() });
+    turn.status.new_instances = Some(obs.old.wanted());
+    turn.status.old_version = Some(version.clone());
+    turn.status.routing = None;
+    let message = format!("version {version} carries the traffic already");
+    turn.say(Saying { refused_order: other_version(wish), ..Saying::new(State::Completed, "AlreadyLive", message) });
 }
 
 /// The record of the last release makes room; its history stays, with the step to PENDING in it.
@@ -102,6 +121,9 @@ fn already_live(obs: &Observation, wish: &Wish) -> Option<String> {
 /// Checks all that must hold before the first write; the order is the order a person would look in.
 fn preconditions(obs: &Observation, wish: &Wish) -> Result<(Objects, i32), Hold> {
     let namespace = &obs.meta.namespace;
+    if wish.orders.paused {
+        return Err(Hold("Paused", "spec.control.paused is true".into()));
+    }
     let Some(workload) = &obs.workload else {
         return Err(Hold(
             "WorkloadNotFound",
@@ -132,12 +154,7 @@ fn preconditions(obs: &Observation, wish: &Wish) -> Result<(Objects, i32), Hold>
         ));
     }
     routes(obs, wish)?;
-    if let Some(rival) = &obs.rival {
-        return Err(Hold(
-            "AnotherUpdateActive",
-            format!("RollingUpdate {rival} is at work on Deployment {}; this one starts when that one has ended", wish.workload),
-        ));
-    }
+    alone(obs, wish)?;
     let live = obs.live.as_ref().map_err(|e| Hold("LiveVersionUnknown", e.clone()))?;
     stable(obs, &live.revision)?;
     let instances = wish.instances.unwrap_or_else(|| obs.old.wanted());
@@ -145,9 +162,18 @@ fn preconditions(obs: &Observation, wish: &Wish) -> Result<(Objects, i32), Hold>
     Ok((Objects { routes, ..obs.objects.clone() }, instances))
 }
 
+fn alone(obs: &Observation, wish: &Wish) -> Result<(), Hold> {
+    let Some(rival) = &obs.rival else { return Ok(()) };
+    let message = format!("RollingUpdate {rival} is at work on Deployment {}; this one starts when that one has ended", wish.workload);
+    Err(Hold("AnotherUpdateActive", message))
+}
+
 fn routes(obs: &Observation, wish: &Wish) -> Result<(), Hold> {
     let namespace = &obs.meta.namespace;
     let not_found = |message: String| Err(Hold("RouteNotFound", message));
+    if obs.by_pods() {
+        return Ok(());
+    }
     if let Some(missing) = obs.missing_routes.first() {
         return not_found(format!(
             "there is no HTTPRoute {missing} in namespace {namespace}; create it or correct spec.traffic.httpRoutes"
@@ -160,16 +186,6 @@ fn routes(obs: &Observation, wish: &Wish) -> Result<(), Hold> {
             stranger.meta.name, wish.service
         ));
     }
-    let pods_wanted = wish.mode == TrafficMode::Pods || (wish.mode == TrafficMode::Auto && obs.routes.is_empty());
-    if pods_wanted {
-        return Err(Hold(
-            "PodsModeUnavailable",
-            format!(
-                "no HTTPRoute of namespace {namespace} is to be shifted for Service {}, and this build shifts traffic by routes only; add a route that names it",
-                wish.service
-            ),
-        ));
-    }
     if obs.routes.is_empty() {
         return not_found(format!(
             "no HTTPRoute of namespace {namespace} names Service {}; create one or use spec.traffic.mode: Pods",
@@ -178,12 +194,6 @@ fn routes(obs: &Observation, wish: &Wish) -> Result<(), Hold> {
     }
     let ratios: Vec<_> = wish.steps.iter().chain(&wish.orders.routing).map(|asked| asked.ratio).collect();
     for route in &obs.routes {
-        if route.meta.annotations.contains_key(names::SPLIT) && !gateway::names_service(route, &wish.service) {
-            return Err(Hold(
-                "RouteInUse",
-                format!("HTTPRoute {} is split by another update; this one starts when that one has ended", route.meta.name),
-            ));
-        }
         gateway::check(route, obs.names(), &ratios).map_err(|e| Hold("RouteUnsuitable", e.to_string()))?;
     }
     match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {

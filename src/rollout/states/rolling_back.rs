@@ -1,25 +1,28 @@
 //! ROLLING_BACK: traffic first, in one write per route, before anything is asked or waited for.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::api::conditions::{self, Answer, READY};
+use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY};
 use crate::api::{Ratio, State, names};
 use crate::cluster::facts::Kind;
 use crate::cluster::patch;
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::MUTE_GATEWAY;
-use super::completing::{delete_services, is_as_paused, only_reached, release_apex, restore_routes, unpause};
-use super::deploying::create_missing_services;
-use crate::rollout::decide::{Cause, REFUSED, Turn};
-use crate::rollout::model::{Target, Write};
+use super::completing::{delete_services, only_reached, release_apex, restore_routes, unpause};
+use super::deploying::{create_missing_services, pause_only};
+use super::{MUTE_GATEWAY, endpoints, resting};
+use crate::rollout::build::is_as_paused;
+use crate::rollout::decide::{BROUGHT_BACK, Cause, REFUSED, Turn, is_another};
+use crate::rollout::model::{Observation, Side, Target, Write};
 use crate::rollout::status::Saying;
 use crate::rollout::wish::Wish;
 
 /// Starts to go back: the write that moves the traffic comes before the one that says so.
 pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
-    turn.goes_back();
+    turn.goes_back(cause.reason == BROUGHT_BACK);
     let stuck = traffic_back(turn, wish);
     if stuck.is_none() {
         turn.status.routing = Some("0:1".into());
@@ -47,15 +50,8 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         None if reason == REFUSED => State::Failed,
         None => State::RolledBack,
     };
-    let held = turn.obs.workload.as_ref().filter(|_| turn.obs.holds_workload());
-    let unreleased = held.map(|w| {
-        format!(
-            "the pod template of Deployment {} was edited during the update, so it stays paused: undo the edit, or bring it out by raising spec.version or spec.attempt",
-            w.meta.name
-        )
-    });
     let shifted = (Answer::True, "Restored", "the routes name the Service itself, which selects the old version".to_owned());
-    turn.say(Saying { shifted, unreleased, ..Saying::new(state, &reason, message) });
+    turn.say(Saying { shifted, ..Saying::new(state, &reason, message) });
 }
 
 /// Why the update went back: what was said when it did.
@@ -68,10 +64,19 @@ fn cause(turn: &Turn<'_>) -> (String, String) {
     (reason, message)
 }
 
+/// Nothing of either version is there to keep up: a namespace on its way out, for example.
+fn is_abandoned(obs: &Observation) -> bool {
+    let over = |side: &Side| side.deployment.as_ref().is_none_or(|d| d.meta.deleting) && side.staying().next().is_none();
+    obs.meta.deleting && over(&obs.old) && over(&obs.new)
+}
+
 /// All traffic to the old version. `Some`: it cannot take it.
 fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let obs = turn.obs;
     let names = obs.names();
+    if is_abandoned(obs) {
+        return None;
+    }
     let reaching: Vec<_> = obs.routes.iter().filter(|r| gateway::reaches_new(r, names)).collect();
     if let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.service.is_none() && obs.routes.iter().any(|r| gateway::is_split(r, names)))
     {
@@ -87,7 +92,7 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let mut stuck = Vec::new();
     for route in reaching {
         match gateway::shift(route, names, Ratio::ALL_OLD) {
-            Ok(Some(ops)) => turn.patch("all traffic to the old version", Kind::HttpRoute, &route.meta, ops),
+            Ok(Some(ops)) => turn.patch_regardless("all traffic to the old version", Kind::HttpRoute, &route.meta, ops),
             Ok(None) => {}
             // The other routes go back all the same.
             Err(e) => stuck.push(e.to_string()),
@@ -96,15 +101,33 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if !stuck.is_empty() {
         return Some(stuck.join("; "));
     }
-    let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin) else { return None };
     let new_is_there = obs.new_deployment().is_some() || !obs.new.pods.is_empty();
-    if new_is_there && !apex::is_pinned_to(apex, pin) {
-        if !obs.old.pods.iter().any(|p| p.ready && !p.meta.deleting) {
-            return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
-        }
-        turn.patch("callers of the Service go back to the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
+    let Some(apex) = obs.apex.as_ref().filter(|_| new_is_there) else { return None };
+    if obs.old.pin.as_ref().is_some_and(|pin| apex::is_pinned_to(apex, pin)) {
+        return None;
     }
+    if let Some(waiting) = bring_back(turn) {
+        return Some(waiting);
+    }
+    let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.ready() > 0) else {
+        return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
+    };
+    turn.patch("callers of the Service go back to the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
     None
+}
+
+/// An old version that was scaled down already is scaled up and ready before it gets traffic.
+fn bring_back(turn: &mut Turn<'_>) -> Option<String> {
+    let obs = turn.obs;
+    let wanted = obs.status.old_instances.filter(|_| turn.is_late() || cause(turn).0 == BROUGHT_BACK)?;
+    let old = obs.old.deployment.as_ref()?;
+    if old.replicas < wanted {
+        let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(wanted))];
+        ops.extend(pause_only(old));
+        turn.patch("the old version comes back", Kind::Deployment, &old.meta, ops);
+    }
+    let ready = obs.old.ready();
+    (ready < wanted).then(|| format!("not instant: {ready} of {wanted} pods of the old version are ready"))
 }
 
 /// Does the next thing; says what is waited for. `None`: it is done.
@@ -123,7 +146,7 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return Some("moving all traffic to the old version".into());
     }
     let split = obs.routes.iter().any(|r| gateway::is_split(r, names));
-    if split || obs.new_deployment().is_some() {
+    if (split || obs.new_deployment().is_some()) && !is_abandoned(obs) {
         // A gateway that has never said anything of a route must not keep the update here for ever; one that has, may
         // be serving what it knew last while it cannot be heard.
         let mute = obs.routes.iter().all(|r| r.statuses.is_empty());
@@ -134,8 +157,13 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
             _ => {}
         }
     }
-    if had_traffic(turn) && obs.new_deployment().is_some() && !turn.held_for("drained", wish.settle + wish.drain) {
+    // Kept-alive callers of the Service leave only when the pods do, so in Pods mode waiting helps nobody.
+    let drain = if obs.by_pods() { wish.settle } else { wish.settle + wish.drain };
+    if had_traffic(turn) && obs.new_deployment().is_some() && !drained(turn, drain) {
         return Some("the new version drains before it goes".into());
+    }
+    if obs.apex.is_none() && split && !is_abandoned(obs) {
+        return Some(format!("Service {} does not exist any more; create it again, the routes need it", obs.objects.service));
     }
     if let Err(e) = restore_routes(turn) {
         return Some(e.to_string());
@@ -156,12 +184,34 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return Some(format!("{} pods of the new version are still ending", obs.new.pods.len()));
     }
     delete_services(turn);
+    endpoints::tidy(turn);
+    if goes_on_at_once(turn, wish) {
+        return turn.acts().then(|| "removing what the update made".into());
+    }
     release_apex(turn, obs.old.pin.as_ref(), obs.old_is_workload());
     if turn.acts() {
         return Some("removing what the update made".into());
     }
-    release_workload(turn);
+    if !resting::is_adopted(obs) {
+        release_workload(turn);
+    }
+    release_old_revision(turn);
     turn.acts().then(|| "letting go of the workload".into())
+}
+
+/// Another version is wanted: pin and pause stay for it.
+fn goes_on_at_once(turn: &Turn<'_>, wish: &Wish) -> bool {
+    !turn.obs.meta.deleting && is_another(&turn.obs.status, wish)
+}
+
+/// The new version's last requests are over. While somebody undoes what is written the wait cannot be without a break, so
+/// it is counted from the decision.
+fn drained(turn: &mut Turn<'_>, drain: Duration) -> bool {
+    let fought = cause(turn).0 == CONFLICTING_MANAGER;
+    match turn.obs.status.state_since.filter(|_| fought) {
+        Some(since) => turn.is_past(since + drain),
+        None => turn.held_for("drained", drain),
+    }
 }
 
 /// The new version may have had traffic: not while it was only being deployed.
@@ -171,7 +221,7 @@ fn had_traffic(turn: &Turn<'_>) -> bool {
 }
 
 /// Lets the workload roll out again, unless that would bring out an edit nobody has judged.
-fn release_workload(turn: &mut Turn<'_>) {
+pub fn release_workload(turn: &mut Turn<'_>) {
     let obs = turn.obs;
     let Some(workload) = obs.workload.as_ref().filter(|_| obs.holds_workload() && obs.old_is_workload()) else { return };
     if !is_as_paused(workload) {
@@ -180,7 +230,16 @@ fn release_workload(turn: &mut Turn<'_>) {
     let mut ops = vec![patch::test("/metadata/uid", json!(workload.meta.uid))];
     // The pause holds only what was paused: an edit that arrives now makes this write fail.
     ops.push(patch::only_at(&workload.meta));
-    ops.extend(unpause(workload));
-    ops.extend(patch::clear_annotations(&workload.meta, &[names::LIVE, names::LIVE_REVISION]));
+    ops.extend(unpause());
+    let notes = [names::PAUSED_TEMPLATE, names::LIVE, names::LIVE_REVISION, names::ADOPTED];
+    ops.extend(patch::clear_annotations(&workload.meta, &notes));
     turn.patch("the workload is the user's again", Kind::Deployment, &workload.meta, ops);
+}
+
+/// A Deployment of ours that was paused for Pods mode goes on.
+fn release_old_revision(turn: &mut Turn<'_>) {
+    let obs = turn.obs;
+    if let Some(old) = obs.old.deployment.as_ref().filter(|d| obs.by_pods() && !obs.old_is_workload() && d.paused) {
+        turn.patch("its pods are as they were", Kind::Deployment, &old.meta, unpause());
+    }
 }

@@ -1,41 +1,45 @@
 //! DEPLOYED and ROUTING: traffic follows the wanted ratio, one patch per route and step.
 
+use std::sync::Arc;
+
 use crate::api::conditions::Answer;
 use crate::api::rolling_update::{Outcome, Step, Verdict};
 use crate::api::{Ratio, State};
-use crate::cluster::facts::Kind;
+use crate::cluster::facts::{HttpRoute, Kind};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::{MUTE_GATEWAY, SLOW_GATEWAY, deploying};
-use crate::rollout::decide::{Turn, other_version, shifted_to};
-use crate::rollout::model::Observation;
+use super::{MUTE_GATEWAY, SLOW_GATEWAY, Wait, deploying, endpoints, interference, rolling_back, sizing};
+use crate::rollout::build;
+use crate::rollout::decide::{Cause, Turn, other_version, shifted_to};
+use crate::rollout::model::{Observation, Side, count};
 use crate::rollout::status::{Saying, state_word};
 use crate::rollout::verdict;
 use crate::rollout::wish::{Asked, Wish};
 
-/// Why a ratio may not be written, in a word and a sentence.
-struct Wait(&'static str, String);
-
-/// DEPLOYED and ROUTING: make the routes carry the wanted ratio, and record it once it is acknowledged.
+/// DEPLOYED and ROUTING: make the data plane carry the wanted ratio, and record it once it is acknowledged.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let obs = turn.obs;
-    stand_firm(turn, wish);
+    if let Some(fight) = stand_firm(turn, wish) {
+        rolling_back::begin(turn, wish, &fight);
+        return;
+    }
+    sizing::grow(turn, wish);
     if turn.acts() {
         return;
     }
     let on_record = recorded(obs);
     let gate = gate::of_all(obs.routes.iter().map(AsRef::as_ref));
-    let carried = carried(obs);
     // Weights that were lowered but could not be recorded are the truth; going up from there takes all it takes.
-    let recorded = carried.filter(|c| on_record.ratio.exceeds(*c)).map_or_else(|| on_record.clone(), Asked::from);
-    let in_force = carried == Some(recorded.ratio) && gate == Gate::Confirmed;
+    let lowered = on_routes(obs).filter(|c| on_record.ratio.exceeds(*c));
+    let recorded = lowered.map_or_else(|| on_record.clone(), Asked::from);
+    let in_force = carries(obs, recorded.ratio) && gate == Gate::Confirmed;
     let settled = in_force && turn.held_for("in force", wish.settle);
 
     let (target, why_waiting) = target(turn, wish, &recorded, settled);
-    if obs.routes.is_empty() {
+    if obs.routes.is_empty() && !obs.by_pods() {
         let gone = format!("no HTTPRoute names Service {} or its versions any more; create it again, or roll back", obs.objects.service);
-        say_shifting(turn, wish, &gate, Some(("RouteNotFound", gone)));
+        say_shifting(turn, wish, &gate, Some(Wait("RouteNotFound", gone)));
         return;
     }
     if target.ratio == recorded.ratio && settled && recorded.ratio.is_all_new() && may_complete(turn, wish) {
@@ -43,16 +47,21 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         turn.say(Saying { shifted: shifted_to("all traffic on the new version"), ..Saying::new(State::Completing, "Completing", message) });
         return;
     }
-    if carried != Some(target.ratio) {
-        if let Some(Wait(reason, message)) = write_ratio(turn, &target, carried) {
-            say_shifting(turn, wish, &gate, Some((reason, message)));
+    if !carries(obs, target.ratio) {
+        if let Some(wait) = write_ratio(turn, &target) {
+            say_shifting(turn, wish, &gate, Some(wait));
+            return;
+        }
+        if let Some(fight) = undone(turn, on_record.ratio, target.ratio) {
+            turn.abandon();
+            rolling_back::begin(turn, wish, &fight);
             return;
         }
         if turn.acts() {
             return;
         }
     }
-    if carried == Some(target.ratio) && target.ratio != on_record.ratio {
+    if carries(obs, target.ratio) && target.ratio != on_record.ratio {
         match gate {
             Gate::Confirmed => record(turn, wish, &target),
             Gate::Silent(_) if turn.held("unconfirmed") < SLOW_GATEWAY => {
@@ -66,16 +75,47 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
 }
 
 /// What shifting stands on is put back where somebody took it away: the pause, the pin, the version Services.
-fn stand_firm(turn: &mut Turn<'_>, wish: &Wish) {
+/// `Some`: it was taken away too often.
+pub fn stand_firm(turn: &mut Turn<'_>, wish: &Wish) -> Option<Cause> {
     let obs = turn.obs;
     if let Some(workload) = obs.workload.as_ref().filter(|w| obs.old_is_workload() && !w.paused) {
-        deploying::pause(turn, workload);
+        // A rollout back to what was paused is let through.
+        if !build::is_as_paused(workload) || obs.old.set.is_some() {
+            if let Some(fight) = interference::put_back(turn, Kind::Deployment, &workload.meta) {
+                return Some(fight);
+            }
+            let why = "an edit of the template must not replace the pods that carry the traffic";
+            turn.patch(why, Kind::Deployment, &workload.meta, deploying::pause_only(workload));
+        }
     }
-    let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin) else { return };
-    if !apex::is_pinned_to(apex, pin) {
-        turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
+    let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin) else { return None };
+    let is_on = |side: &Side| side.pin.as_ref().is_some_and(|pin| apex::is_pinned_to(apex, pin));
+    let may_be_new = obs.by_pods() || obs.status.state == State::Completing;
+    if !is_on(&obs.old) && !(may_be_new && is_on(&obs.new)) && !(obs.by_pods() && endpoints::is_serving(obs)) {
+        if let Some(fight) = interference::put_back(turn, Kind::Service, &apex.meta) {
+            return Some(fight);
+        }
+        // While completing, the flip itself comes next.
+        if obs.status.state != State::Completing {
+            turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
+        }
     }
-    deploying::create_missing_services(turn, wish, pin);
+    if obs.status.state != State::Completing {
+        deploying::create_missing_services(turn, wish, pin);
+    }
+    None
+}
+
+/// Somebody has taken back what is on record, and this turn writes it again. `Some`: that was done too often.
+fn undone(turn: &mut Turn<'_>, on_record: Ratio, target: Ratio) -> Option<Cause> {
+    let obs = turn.obs;
+    if !turn.acts() || obs.by_pods() {
+        return None;
+    }
+    let names = obs.names();
+    let ours = |r: &Arc<HttpRoute>| gateway::ratio(r, names).is_some_and(|r| r == on_record || r == target);
+    let route = obs.routes.iter().find(|r| gateway::is_undone(r, names, on_record) && !ours(r))?;
+    interference::put_back(turn, Kind::HttpRoute, &route.meta)
 }
 
 /// The ratio on record: what the routes were last asked for and acknowledged.
@@ -85,79 +125,101 @@ pub fn recorded(obs: &Observation) -> Asked {
 }
 
 /// The one ratio that all routes carry; `None` while they differ or one is not split.
-fn carried(obs: &Observation) -> Option<Ratio> {
+fn on_routes(obs: &Observation) -> Option<Ratio> {
     let mut ratios = obs.routes.iter().map(|r| gateway::ratio(r, obs.names()));
     let first = ratios.next()??;
     ratios.all(|r| r == Some(first)).then_some(first)
 }
 
+/// Whether routes or endpoints are as that ratio wants them.
+fn carries(obs: &Observation, ratio: Ratio) -> bool {
+    if obs.by_pods() { endpoints::carries(obs, ratio) } else { on_routes(obs) == Some(ratio) }
+}
+
 /// The ratio that should be in force now: a person's, else the next step when its time has come.
 /// The second part says what keeps the progression where it is.
-fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> (Asked, Option<(&'static str, String)>) {
+fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> (Asked, Option<Wait>) {
+    let stay = |why| (recorded.clone(), why);
+    let obs = turn.obs;
+    if !recorded.ratio.is_all_old() && obs.new.endpoints.ready.is_empty() && !obs.old.endpoints.ready.is_empty() {
+        let message = "no pod of the new version is ready, so all traffic is back on the old version until they are".to_owned();
+        return (Asked::from(Ratio::ALL_OLD), Some(Wait("NewVersionNotServing", message)));
+    }
     if wish.orders.paused {
-        return (recorded.clone(), Some(("Paused", "spec.control.paused is true".into())));
+        return stay(Some(Wait("Paused", "spec.control.paused is true".into())));
+    }
+    if obs.old.pin.is_none() {
+        let name = &obs.objects.old_revision;
+        let message = format!("Deployment {name} has pods of more than one ReplicaSet; undo the edit of its template and unpause it");
+        return stay(Some(Wait("WorkloadNotStable", message)));
     }
     if let Some(ordered) = &wish.orders.routing {
         let waits = ordered.ratio == recorded.ratio;
-        if ordered.ratio.exceeds(recorded.ratio) && !settled && !is_under_way(turn.obs, recorded.ratio, ordered.ratio) {
-            return (recorded.clone(), None);
+        if ordered.ratio.exceeds(recorded.ratio) && !settled && !is_under_way(turn, recorded.ratio, ordered.ratio) {
+            return stay(None);
         }
         let message = format!("spec.control.routing holds {}; change it, or take it away to go on by itself", ordered.text);
-        return (ordered.clone(), waits.then_some(("AwaitingRouting", message)));
+        return (ordered.clone(), waits.then_some(Wait("AwaitingRouting", message)));
     }
-    let Some(next) = wish.steps.iter().find(|s| s.ratio.exceeds(recorded.ratio)) else {
-        return (recorded.clone(), None);
-    };
-    if is_under_way(turn.obs, recorded.ratio, next.ratio) {
+    let Some(next) = wish.steps.iter().find(|s| s.ratio.exceeds(recorded.ratio)) else { return stay(None) };
+    if is_under_way(turn, recorded.ratio, next.ratio) {
         return (next.clone(), None);
     }
-    let stay = |why| (recorded.clone(), why);
     if wish.manual_approval && wish.orders.approved.as_ref().is_none_or(|a| next.ratio.exceeds(a.ratio)) {
-        return stay(Some(("AwaitingApproval", format!("the step to {} waits for spec.control.approved: \"{}\"", next.text, next.text))));
+        let message = format!("the step to {} waits for spec.control.approved: \"{}\"", next.text, next.text);
+        return stay(Some(Wait("AwaitingApproval", message)));
     }
     if !settled {
         return stay(None);
     }
-    if let Some(time) = turn.obs.status.step.as_ref().and_then(|s| s.next_not_before)
+    if let Some(time) = obs.status.step.as_ref().and_then(|s| s.next_not_before)
         && !turn.is_past(time)
     {
         return stay(None);
     }
-    let decision = verdict::judge(turn.obs, wish, turn.obs.instances(), turn.now);
+    let decision = verdict::judge(obs, wish, obs.instances(), turn.now);
     if decision.verdict == Verdict::Healthy {
         return (next.clone(), None);
     }
-    let why = ("AwaitingVerdict", decision.message.clone());
+    let why = Wait("AwaitingVerdict", decision.message.clone());
     turn.status.decision = Some(decision);
     stay(Some(why))
 }
 
-/// A step was decided and at least one route carries it: it is finished and recorded, never taken back halfway.
-fn is_under_way(obs: &Observation, from: Ratio, to: Ratio) -> bool {
+/// A step was decided and is half done: it is finished and recorded, never taken back halfway.
+fn is_under_way(turn: &Turn<'_>, from: Ratio, to: Ratio) -> bool {
+    let obs = turn.obs;
+    if obs.by_pods() {
+        return turn.memory.heading == Some(to);
+    }
     let ratios: Vec<_> = obs.routes.iter().map(|r| gateway::ratio(r, obs.names())).collect();
     ratios.contains(&Some(to)) && ratios.iter().all(|r| *r == Some(to) || *r == Some(from))
 }
 
-/// Writes the target to every route that carries another ratio. `Some`: it may not be written.
-fn write_ratio(turn: &mut Turn<'_>, target: &Asked, carried: Option<Ratio>) -> Option<Wait> {
+/// Brings the target about, where it is not there yet. `Some`: that may not be done.
+fn write_ratio(turn: &mut Turn<'_>, target: &Asked) -> Option<Wait> {
     let obs = turn.obs;
-    let raises = carried.is_none_or(|c| target.ratio.exceeds(c));
+    if !target.ratio.is_all_new() && obs.old.endpoints.ready.is_empty() {
+        let message = format!(
+            "no pod of the old version is ready, so no traffic is moved to it; bring Deployment {} back, or go on with spec.control.routing: \"1:0\"",
+            obs.objects.old_revision
+        );
+        return Some(Wait("OldVersionNotServing", message));
+    }
+    if obs.by_pods() {
+        turn.heads_for(target.ratio);
+        return endpoints::go_to(turn, target.ratio);
+    }
+    let raises = on_routes(obs).is_none_or(|c| target.ratio.exceeds(c));
     if raises && !target.ratio.is_all_old() {
-        let instances = obs.instances();
-        let ready = obs.new.endpoints.ready.len();
-        let needed = needed(target.ratio.share(), instances);
-        if i32::try_from(ready).unwrap_or(i32::MAX) < needed {
+        let ready = count(&obs.new.endpoints.ready);
+        let needed = needed(target.ratio.share(), obs.instances());
+        if ready < needed {
             return Some(Wait(
                 "NotEnoughEndpoints",
                 format!("{} needs {needed} ready pods of the new version, Service {} shows {ready}", target.text, obs.objects.new_revision),
             ));
         }
-    }
-    if !target.ratio.is_all_new() && obs.old.endpoints.ready.is_empty() {
-        return Some(Wait(
-            "OldVersionNotServing",
-            format!("Service {} shows no ready pod, so no traffic is moved to it", obs.objects.old_service),
-        ));
     }
     for route in &obs.routes {
         match gateway::shift(route, obs.names(), target.ratio) {
@@ -181,7 +243,8 @@ fn record(turn: &mut Turn<'_>, wish: &Wish, asked: &Asked) {
     let now = turn.now;
     let instances = turn.obs.instances();
     turn.status.routing = Some(asked.text.clone());
-    turn.status.effective_routing = Some(asked.text.clone());
+    turn.status.effective_routing =
+        Some(if turn.obs.by_pods() { endpoints::share(turn.obs, asked.ratio).to_string() } else { asked.text.clone() });
     turn.status.decision = Some(verdict::judge(turn.obs, wish, instances, now));
     let index = i32::try_from(wish.step_of(asked.ratio)).unwrap_or_default();
     let of = i32::try_from(wish.steps.len()).unwrap_or_default();
@@ -189,11 +252,12 @@ fn record(turn: &mut Turn<'_>, wish: &Wish, asked: &Asked) {
     turn.wake_after(wish.settle);
 }
 
-fn say_shifting(turn: &mut Turn<'_>, wish: &Wish, gate: &Gate, waiting: Option<(&'static str, String)>) {
+fn say_shifting(turn: &mut Turn<'_>, wish: &Wish, gate: &Gate, waiting: Option<Wait>) {
     let asked = turn.status.routing.clone().unwrap_or_default();
     let zero = recorded(turn.obs).ratio.is_all_old() && turn.status.routing == turn.obs.status.routing;
     let state = if turn.obs.status.state == State::Deployed && zero { State::Deployed } else { State::Routing };
     let shifted = match gate {
+        Gate::Confirmed if turn.obs.by_pods() => in_endpoints(turn),
         Gate::Confirmed => shifted_to(&asked),
         Gate::Refused(why) => (Answer::False, "GatewayRefuses", why.clone()),
         Gate::Silent(why) => {
@@ -207,12 +271,24 @@ fn say_shifting(turn: &mut Turn<'_>, wish: &Wish, gate: &Gate, waiting: Option<(
         }
     };
     let waiting = waiting.or_else(|| not_ready(turn, wish, state));
-    let (reason, message) = waiting.unwrap_or_else(|| (state_word(state), format!("traffic new:old is {asked}")));
+    let Wait(reason, message) = waiting.unwrap_or_else(|| Wait(state_word(state), format!("traffic new:old is {asked}")));
     turn.say(Saying { shifted, refused_order: refused_order(wish, turn.obs), ..Saying::new(state, reason, message) });
 }
 
+/// Pods mode: what the Service's endpoints say, and for whom that holds.
+fn in_endpoints(turn: &Turn<'_>) -> (Answer, &'static str, String) {
+    let obs = turn.obs;
+    let shown = |side: &Side| count(side.pods.iter().filter(|p| obs.apex_endpoints.ready.contains(&p.meta.name)));
+    let (new, old) = (shown(&obs.new), shown(&obs.old));
+    let message = format!(
+        "new connections to Service {} go to {new} new and {old} old pods; kept-alive ones stay where they are",
+        obs.objects.service
+    );
+    (Answer::True, "InEndpoints", message)
+}
+
 /// The new version has traffic and not all of its pods: by readiness, that is a verdict too.
-fn not_ready(turn: &mut Turn<'_>, wish: &Wish, state: State) -> Option<(&'static str, String)> {
+fn not_ready(turn: &mut Turn<'_>, wish: &Wish, state: State) -> Option<Wait> {
     if !wish.readiness_decides || state != State::Routing || recorded(turn.obs).ratio.is_all_old() {
         return None;
     }
@@ -222,7 +298,7 @@ fn not_ready(turn: &mut Turn<'_>, wish: &Wish, state: State) -> Option<(&'static
     }
     let message = decision.message.clone();
     turn.status.decision = Some(decision);
-    Some(("NewVersionNotReady", message))
+    Some(Wait("NewVersionNotReady", message))
 }
 
 /// An order that cannot be followed now.

@@ -1,0 +1,93 @@
+//! At rest: an update that is over takes care of the live version, until the next one or until it is deleted.
+
+use serde_json::json;
+
+use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER};
+use crate::api::{State, names};
+use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::patch;
+use crate::traffic::apex;
+
+use super::{completing, deploying, interference, rolling_back, sizing};
+use crate::rollout::build;
+use crate::rollout::decide::{Turn, keeps_old, other_version};
+use crate::rollout::model::{Observation, Side};
+use crate::rollout::status;
+use crate::rollout::wish::Wish;
+
+/// Nothing new is wanted: the Service stays on the live version, an adopted workload stays paused, its size follows.
+pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
+    if is_in_charge(turn.obs) {
+        stay_on_live(turn);
+        if is_adopted(turn.obs) {
+            stay_paused(turn);
+        } else if !turn.acts() && turn.obs.status.state != State::Completed {
+            // An edit that kept it paused after a rollback may have been undone.
+            rolling_back::release_workload(turn);
+        }
+        sizing::follow(turn, wish);
+    }
+    status::refresh(&mut turn.status, turn.obs, other_version(wish).as_ref(), turn.now);
+}
+
+/// The RollingUpdate is deleted and holds no traffic: what it still holds goes back, then the object may go.
+pub fn let_go(turn: &mut Turn<'_>) {
+    if is_in_charge(turn.obs) {
+        stay_on_live(turn);
+        if !turn.acts() {
+            rolling_back::release_workload(turn);
+        }
+    }
+    if !turn.acts() {
+        turn.drop_finalizer();
+    }
+}
+
+/// What this update speaks of is what is live, and no other update is at work on it.
+fn is_in_charge(obs: &Observation) -> bool {
+    let here = live(obs).deployment.as_ref().map(|d| &d.meta.name);
+    obs.rival.is_none() && obs.live.as_ref().is_ok_and(|l| Some(&l.revision) == here)
+}
+
+/// The version that carries the traffic now.
+fn live(obs: &Observation) -> &Side {
+    if obs.status.state == State::Completed { &obs.new } else { &obs.old }
+}
+
+/// Pods of another version must not come behind the Service, and a pin that nothing needs goes.
+fn stay_on_live(turn: &mut Turn<'_>) {
+    let obs = turn.obs;
+    let Some(deployment) = live(obs).deployment.as_ref().filter(|_| !keeps_old(&obs.status)) else { return };
+    let live_is_workload = deployment.meta.name == obs.objects.workload;
+    let why = completing::release_apex(turn, live(obs).pin.as_ref(), live_is_workload);
+    let Some(apex) = obs.apex.as_ref().filter(|a| turn.acts() && why.is_some() && !apex::is_pinned(a)) else { return };
+    if let Some(fight) = interference::put_back(turn, Kind::Service, &apex.meta) {
+        turn.abandon();
+        let list = &mut turn.status.conditions;
+        conditions::set(list, obs.meta.generation, turn.now, CONFLICTING_MANAGER, Answer::True, fight.reason, &fight.message);
+    }
+}
+
+/// Whether this RollingUpdate keeps the workload paused while it runs the live version.
+pub fn is_adopted(obs: &Observation) -> bool {
+    obs.workload.as_ref().is_some_and(|w| w.meta.annotations.get(names::ADOPTED) == Some(&obs.meta.name))
+}
+
+/// Takes the workload, which runs the live version, into care: an edit of its template rolls out through us only.
+pub fn adopt(turn: &mut Turn<'_>, workload: &Deployment, version: &str) {
+    // What an update that was superseded has paused already keeps the note of what it was.
+    let mut ops = if turn.obs.holds_workload() { vec![patch::only_at(&workload.meta)] } else { deploying::pause_ops(workload, version) };
+    ops.push(patch::add(&patch::annotation(names::ADOPTED), json!(turn.obs.meta.name)));
+    turn.patch("an edit of the template must not roll out past us", Kind::Deployment, &workload.meta, ops);
+}
+
+/// Somebody has unpaused the adopted workload. Where nothing has rolled out yet it is paused again.
+fn stay_paused(turn: &mut Turn<'_>) {
+    let obs = turn.obs;
+    let side = live(obs);
+    let Some(workload) = obs.workload.as_ref().filter(|w| !w.paused && side.set.is_some()) else { return };
+    let live_here = side.deployment.as_ref().is_some_and(|d| d.meta.name == workload.meta.name);
+    if live_here && build::is_as_paused(workload) && interference::put_back(turn, Kind::Deployment, &workload.meta).is_none() {
+        turn.patch("an edit of the template must not roll out past us", Kind::Deployment, &workload.meta, deploying::pause_only(workload));
+    }
+}

@@ -1,0 +1,57 @@
+//! How many pods the versions have: from `spec.instances`, and never fewer in the middle of an update.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::api::State;
+use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::patch;
+use crate::rollout::decide::Turn;
+use crate::rollout::wish::Wish;
+
+/// An autoscaler that saw half of the traffic has this long to see all of it before its smaller size is followed.
+const SECOND_LOOK: Duration = Duration::from_mins(1);
+
+/// While an update is on: more pods where more are wanted, of both versions, since either may have to carry everything.
+pub fn grow(turn: &mut Turn<'_>, wish: &Wish) {
+    let obs = turn.obs;
+    let (recorded, old_size) = (obs.instances(), obs.old.wanted());
+    let wanted = wish.instances.unwrap_or(old_size).max(recorded);
+    let asked_for_more = wish.instances.is_some_and(|n| n > recorded);
+    if let Some(old) = obs.old.deployment.as_ref().filter(|d| asked_for_more && d.replicas < wanted && obs.autoscaler.is_none()) {
+        scale(turn, old, wanted, "the old version can take it all back");
+    }
+    if let Some(new) = obs.new_deployment().filter(|d| d.replicas < wanted && !d.meta.deleting) {
+        scale(turn, new, wanted, "the new version has as many pods as are wanted");
+    }
+    turn.status.new_instances = Some(wanted);
+    turn.status.old_instances = Some(old_size);
+}
+
+/// At rest: the live version has the size that is asked for.
+pub fn follow(turn: &mut Turn<'_>, wish: &Wish) {
+    let (obs, state) = (turn.obs, turn.obs.status.state);
+    let live = if state == State::Completed { &obs.new } else { &obs.old };
+    let (Some(wanted), Some(live)) = (wish.instances, &live.deployment) else { return };
+    // A size that was asked for a version that did not stay is not the old version's; one that is asked after that is.
+    let meant = state == State::Completed || obs.status.new_instances != Some(wanted);
+    let elsewhere = obs.autoscaler.is_some() && live.meta.name == obs.objects.workload;
+    if live.replicas == wanted || live.replicas == 0 || !meant || elsewhere || live.meta.deleting {
+        return;
+    }
+    let rested = obs.status.state_since.is_none_or(|since| turn.is_past(since + SECOND_LOOK));
+    if wanted > live.replicas || rested {
+        scale(turn, live, wanted, "the live version has the size that is asked for");
+        turn.status.new_instances = Some(wanted);
+    }
+}
+
+fn scale(turn: &mut Turn<'_>, deployment: &Deployment, replicas: i32, why: &'static str) {
+    let ops = vec![
+        patch::test("/metadata/uid", json!(deployment.meta.uid)),
+        patch::test("/spec/replicas", json!(deployment.replicas)),
+        patch::replace("/spec/replicas", json!(replicas)),
+    ];
+    turn.patch(why, Kind::Deployment, &deployment.meta, ops);
+}
