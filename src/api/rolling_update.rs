@@ -449,9 +449,9 @@ pub struct RollingUpdateStatus {
     /// What that means for the update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
-    /// When others last undid what the update stands on: the newest three times.
+    /// When others last undid what the update stands on: the newest 20 times of the last five minutes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 3))]
+    #[schemars(length(max = 20))]
     pub interference: Vec<Interference>,
     /// The newest 20 changes of state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

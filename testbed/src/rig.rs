@@ -20,6 +20,8 @@ use crate::watching::{self, Watching};
 pub const LEASE: Duration = Duration::from_secs(3);
 /// Pods of a shop.
 pub const PODS: usize = 4;
+/// Names of a shop's routes, and of their Gateways: through the one with 2 s, and the one with 100 ms.
+const ROUTES: [&str; 2] = ["slow", "quick"];
 /// Longest any single wait may take; a loaded machine is no error.
 pub const LIMIT: Duration = Duration::from_mins(2);
 
@@ -62,6 +64,9 @@ pub struct Shop {
     pub rig: Arc<Rig>,
     /// Its namespace.
     pub namespace: String,
+    /// What the user applied, as a List.
+    manifests: Value,
+    has_routes: bool,
     wrote: Value,
     loads: Vec<(&'static str, Load)>,
 }
@@ -69,21 +74,31 @@ pub struct Shop {
 impl Shop {
     /// Opens a shop with version 1.0.0 and waits until both gateways serve it. `annotations` steer its pods.
     pub async fn open(rig: &Arc<Rig>, namespace: &str, annotations: Value) -> anyhow::Result<Self> {
+        Self::open_with(rig, namespace, annotations, true).await
+    }
+
+    /// A shop that is reached by its Service only: no Gateway, no route.
+    pub async fn open_without_routes(rig: &Arc<Rig>, namespace: &str) -> anyhow::Result<Self> {
+        Self::open_with(rig, namespace, json!({}), false).await
+    }
+
+    async fn open_with(rig: &Arc<Rig>, namespace: &str, annotations: Value, has_routes: bool) -> anyhow::Result<Self> {
         rig.bed.create_namespace(namespace).await?;
         let mut objects = vec![deployment("web", &annotations), service("web"), deployment("other", &json!({})), service("other")];
-        for (gateway, name) in rig.gateways.iter().zip(["slow", "quick"]) {
+        for (gateway, name) in rig.gateways.iter().zip(ROUTES).filter(|_| has_routes) {
             objects.push(serde_yaml::from_str(&gateway.manifest(namespace, name))?);
             objects.push(route(namespace, name));
         }
-        let mut shop = Self { rig: rig.clone(), namespace: namespace.to_owned(), wrote: Value::Null, loads: Vec::new() };
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-        shop.kubectl_stdin(&["apply", "-f", "-"], &list.to_string()).await?;
+        let manifests = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        let mut shop =
+            Self { rig: rig.clone(), namespace: namespace.to_owned(), manifests, has_routes, wrote: Value::Null, loads: Vec::new() };
+        shop.apply_manifests(&[]).await?;
         shop.kubectl(&["scale", "deployment/web", &format!("--replicas={PODS}")]).await?;
         for name in ["web", "other"] {
             shop.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=90s"]).await?;
         }
         shop.wrote = shop.users_objects().await?;
-        for gateway in &rig.gateways {
+        for gateway in rig.gateways.iter().filter(|_| has_routes) {
             let target = shop.through(gateway);
             let mut served = false;
             for _ in 0..80 {
@@ -106,6 +121,12 @@ impl Shop {
     /// kubectl in the shop's namespace, with input.
     pub async fn kubectl_stdin(&self, args: &[&str], input: &str) -> anyhow::Result<String> {
         self.rig.bed.kubectl_stdin(&[&["-n", &self.namespace], args].concat(), input).await
+    }
+
+    /// Applies what the user applied at the start once more, as a GitOps tool does.
+    pub async fn apply_manifests(&self, options: &[&str]) -> anyhow::Result<()> {
+        self.kubectl_stdin(&[&["apply", "-f", "-"], options].concat(), &self.manifests.to_string()).await?;
+        Ok(())
     }
 
     /// An object as JSON.
@@ -136,15 +157,21 @@ impl Shop {
             ("Service", plan(service(0), 50.0)),
             ("Service, 1 s late", plan(service(1), 30.0)),
         ];
-        for (who, plan) in plans {
+        for (who, plan) in plans.into_iter().skip(if self.has_routes { 0 } else { 2 }) {
             self.loads.push((who, Load::start(plan)?));
         }
         Ok(())
     }
 
-    /// What one of the callers saw so far: 0 and 1 through the gateways, 2 and 3 of the Service.
+    /// What one of the callers saw so far: 0 and 1 through the gateways, if there are any, and then two of the Service.
     pub fn seen_by(&self, caller: usize) -> anyhow::Result<Report> {
         Ok(self.loads.get(caller).context("no such caller")?.1.snapshot())
+    }
+
+    /// What one of the callers saw in the last so many milliseconds.
+    pub fn lately_seen_by(&self, caller: usize, window: i64) -> anyhow::Result<Report> {
+        let now = chrono::Utc::now();
+        Ok(self.seen_by(caller)?.between(now - chrono::TimeDelta::milliseconds(window), now))
     }
 
     /// Ends the load and demands that nothing failed. Returns the number of requests.
@@ -192,9 +219,8 @@ impl Shop {
     async fn users_objects(&self) -> anyhow::Result<Value> {
         let part = |object: &Value, path: &str| object.pointer(path).cloned().unwrap_or_default();
         let mut all = Vec::new();
-        for route in ["httproute/slow", "httproute/quick"] {
-            let route = self.get(route).await?;
-            all.push(json!([part(&route, "/spec"), part(&route, "/metadata/annotations/aether.dev~1split")]));
+        for name in ROUTES.iter().filter(|_| self.has_routes) {
+            all.push(part(&self.get(&format!("httproute/{name}")).await?, "/spec"));
         }
         all.push(part(&self.get("service/web").await?, "/spec/selector"));
         Ok(Value::Array(all))
@@ -214,6 +240,8 @@ impl Shop {
         ensure!(found == wanted, "Deployments are {found:?}, not {wanted:?}");
         let paused = self.get("deployment/web").await?;
         ensure!(paused.pointer("/spec/paused").is_none(), "the workload is still paused");
+        let labels = self.kubectl(&["get", "pods,replicasets", "-o", "json"]).await?;
+        ensure!(!labels.contains("aether.dev/serving"), "serving labels are left:\n{labels}");
         Ok(())
     }
 

@@ -1,14 +1,16 @@
 //! An update as a bystander sees it: every status it ever had, in order, from a watch of its own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
@@ -123,4 +125,47 @@ impl Watching {
     pub async fn until_state(&self, state: &str, limit: Duration) -> anyhow::Result<Seen> {
         self.until(state, limit, |s| s.state() == state).await
     }
+}
+
+/// Watches the ready endpoints of a Service until dropped.
+#[derive(Debug)]
+pub struct WatchingEndpoints {
+    seen: Arc<Mutex<Vec<BTreeSet<String>>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl WatchingEndpoints {
+    /// Starts to watch.
+    pub fn start(client: &Client, namespace: &str, service: &str) -> Self {
+        let seen: Arc<Mutex<Vec<BTreeSet<String>>>> = Arc::default();
+        let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={service}"));
+        let stream = watcher(Api::<EndpointSlice>::namespaced(client.clone(), namespace), config).default_backoff().applied_objects();
+        let into = seen.clone();
+        let task = tokio::spawn(async move {
+            futures::pin_mut!(stream);
+            let mut slices = BTreeMap::new();
+            while let Some(slice) = stream.next().await {
+                let Ok(slice) = slice else { continue };
+                slices.insert(slice.name_any(), ready_pods(&slice));
+                let all = slices.values().flatten().cloned().collect();
+                into.lock().unwrap_or_else(PoisonError::into_inner).push(all);
+            }
+        });
+        Self { seen, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Every set of ready pods so far.
+    pub fn all(&self) -> Vec<BTreeSet<String>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The smallest number of ready pods there ever was.
+    pub fn least(&self) -> usize {
+        self.all().iter().map(BTreeSet::len).min().unwrap_or_default()
+    }
+}
+
+fn ready_pods(slice: &EndpointSlice) -> BTreeSet<String> {
+    let ready = slice.endpoints.iter().filter(|e| e.conditions.as_ref().is_some_and(|c| c.ready != Some(false)));
+    ready.filter_map(|e| e.target_ref.as_ref()?.name.clone()).collect()
 }

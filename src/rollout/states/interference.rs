@@ -10,6 +10,8 @@ use crate::rollout::decide::{Cause, Turn};
 /// So often, and within this time, is a fight.
 const TIMES: usize = 3;
 const WITHIN: TimeDelta = TimeDelta::minutes(5);
+/// So many are remembered.
+const KEPT: usize = 20;
 
 /// Records that something of ours is being put back. `Some`: it was done so often that it is a fight, which is ended by
 /// giving in.
@@ -18,7 +20,8 @@ pub fn put_back(turn: &mut Turn<'_>, kind: Kind, meta: &Meta) -> Option<Cause> {
     let manager = meta.last_writer.clone().unwrap_or_else(|| "unknown".to_owned());
     let told = &mut turn.status.interference;
     told.retain(|i| now - i.at < WITHIN);
-    let count = told.len() + 1;
+    // Counted for each object: one sync of a tool may well rewrite all of them.
+    let count = told.iter().filter(|i| i.object == object).count() + 1;
     let message = format!("{manager} has rewritten {object}, which this update stands on");
     if count >= TIMES {
         return Some(Cause {
@@ -28,6 +31,8 @@ pub fn put_back(turn: &mut Turn<'_>, kind: Kind, meta: &Meta) -> Option<Cause> {
         });
     }
     told.push(Interference { at: now, object, manager });
+    let surplus = told.len().saturating_sub(KEPT);
+    told.drain(..surplus);
     turn.warn("PutBack", format!("{message}; put back ({count} of {TIMES} in five minutes)"));
     None
 }

@@ -40,14 +40,14 @@ fn run(arguments: &Arguments, trials: fn(Option<&Ground>) -> Vec<Trial>) -> anyh
 /// Turns async functions of the rig into a test binary.
 #[macro_export]
 macro_rules! rig_tests {
-    ($($test:ident)*) => {
+    ($($($test:ident)::+)*) => {
         fn main() -> std::process::ExitCode {
             common::main(AT_ONCE, |ground| vec![$({
                 let ground = ground.cloned();
-                libtest_mimic::Trial::test(stringify!($test), move || {
+                libtest_mimic::Trial::test(stringify!($($test)::+).replace(' ', ""), move || {
                     let (runtime, rig) = ground.ok_or("no rig")?;
                     runtime.block_on(async {
-                        match $test(&rig).await {
+                        match $($test)::+(&rig).await {
                             Ok(()) => Ok(()),
                             Err(error) => Err(libtest_mimic::Failed::from(format!("{error:#}\n{}", rig.operator_log().await))),
                         }
