@@ -1,9 +1,14 @@
 //! Generated files are what the code says; `UPDATE=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod small_world;
+mod state_table;
+
 use std::path::Path;
 
+use aether_operator::api::State;
 use aether_operator::{api, install};
+use rstest::rstest;
 
 fn check(file: &str, wanted: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -28,4 +33,28 @@ fn access() {
 #[test]
 fn finalizer_policy() {
     check("deploy/finalizer-policy.yaml", &install::to_yaml(&install::finalizer_policy()).unwrap());
+}
+
+#[test]
+fn states() {
+    check("docs/states.md", &state_table::page());
+}
+
+#[rstest]
+#[case(State::Pending, "InProgress")]
+#[case(State::Deploying, "InProgress")]
+#[case(State::Deployed, "InProgress")]
+#[case(State::Routing, "InProgress")]
+#[case(State::Completing, "InProgress")]
+#[case(State::RollingBack, "InProgress")]
+#[case(State::Completed, "Current")]
+#[case(State::RolledBack, "Failed")]
+#[case(State::Failed, "Failed")]
+fn every_state_is_right_for_kstatus(#[case] state: State, #[case] wanted: &str) {
+    let status = state_table::said_in(state);
+    assert_eq!(status.state, state);
+    assert_eq!(state_table::kstatus(5, &status), wanted);
+    assert!(status.conditions.iter().all(|c| c.observed_generation == Some(5)), "{:?}", status.conditions);
+    // The spec was edited and nobody has looked at it yet.
+    assert_eq!(state_table::kstatus(6, &status), "InProgress");
 }

@@ -33,6 +33,19 @@ pub const EDGES: [(State, State, &str); 24] = [
     (RollingBack, Failed, "the rollback is done and the cause needs a person, or it cannot be done"),
 ];
 
+/// What bounds the time in each state, and what happens when it is over. Readiness that comes and goes resets none of them.
+pub const DEADLINES: [(State, &str, &str); 9] = [
+    (Pending, "none", "nothing was touched yet; the reason says what is missing"),
+    (Deploying, "progression.deployDeadline", "ROLLING_BACK (DeployDeadlineExceeded)"),
+    (Deployed, "progression.analysisDeadline", "holds, and says so (AnalysisDeadlineExceeded)"),
+    (Routing, "progression.analysisDeadline, at each step", "holds, and says so (AnalysisDeadlineExceeded)"),
+    (Completing, "drain, or 5 minutes with cleanupPolicy GRACE_PERIOD", "the old version goes, or the reason says what is in its way"),
+    (RollingBack, "settle + drain; one minute for a gateway that never says anything", "the new version goes, or the reason says what is in its way"),
+    (Completed, "none", "the update is over"),
+    (RolledBack, "none", "the update is over"),
+    (Failed, "none", "the update is over"),
+];
+
 /// Whether a status may go from one state to the other in one write.
 pub fn is_legal(from: State, to: State) -> bool {
     from == to || EDGES.iter().any(|(f, t, _)| (*f, *t) == (from, to))
@@ -48,6 +61,11 @@ mod tests {
             assert!(state == Pending || EDGES.iter().any(|(_, to, _)| *to == state), "{state} is never reached");
             assert!(EDGES.iter().any(|(from, _, _)| *from == state), "{state} has no exit");
         }
+    }
+
+    #[test]
+    fn every_state_has_its_deadline() {
+        assert_eq!(DEADLINES.map(|(state, ..)| state), State::ALL);
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     }
     // Kept-alive callers of the Service leave only when the pods do, so in Pods mode waiting helps nobody.
     let drain = if obs.by_pods() { wish.settle } else { wish.settle + wish.drain };
-    if had_traffic(turn) && obs.new_deployment().is_some() && !drained(turn, drain) {
+    if had_traffic(turn) && obs.new_deployment().is_some() && !held_for(turn, "drained", drain, drain) {
         return Some("the new version drains before it goes".into());
     }
     if obs.apex.is_none() && split && !is_abandoned(obs) {
@@ -171,7 +171,7 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if turn.acts() {
         return Some("giving the routes back".into());
     }
-    if had_traffic(turn) && obs.new_deployment().is_some() && !turn.held_for("restored", wish.settle) {
+    if had_traffic(turn) && obs.new_deployment().is_some() && !held_for(turn, "restored", wish.settle, drain + wish.settle) {
         return Some("giving the data plane time to follow".into());
     }
     if let Some(deployment) = obs.new_deployment().filter(|d| !d.meta.deleting) {
@@ -204,13 +204,13 @@ fn goes_on_at_once(turn: &Turn<'_>, wish: &Wish) -> bool {
     !turn.obs.meta.deleting && is_another(&turn.obs.status, wish)
 }
 
-/// The new version's last requests are over. While somebody undoes what is written the wait cannot be without a break, so
-/// it is counted from the decision.
-fn drained(turn: &mut Turn<'_>, drain: Duration) -> bool {
+/// A fact has held for so long without a break. While somebody undoes what is written there is no such time, so what
+/// counts then is how long ago the rollback was decided.
+fn held_for(turn: &mut Turn<'_>, fact: &'static str, wait: Duration, since_decided: Duration) -> bool {
     let fought = cause(turn).0 == CONFLICTING_MANAGER;
     match turn.obs.status.state_since.filter(|_| fought) {
-        Some(since) => turn.is_past(since + drain),
-        None => turn.held_for("drained", drain),
+        Some(since) => turn.is_past(since + since_decided),
+        None => turn.held_for(fact, wait),
     }
 }
 

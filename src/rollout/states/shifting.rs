@@ -181,9 +181,20 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> 
     if decision.verdict == Verdict::Healthy {
         return (next.clone(), None);
     }
-    let why = Wait("AwaitingVerdict", decision.message.clone());
+    let why = no_verdict(turn, wish, &decision.message);
     turn.status.decision = Some(decision);
     stay(Some(why))
+}
+
+/// What is said while the step waits for a verdict; too long, and a person is needed.
+fn no_verdict(turn: &mut Turn<'_>, wish: &Wish, why: &str) -> Wait {
+    let since = turn.obs.status.step.as_ref().map(|s| s.since).or(turn.obs.status.state_since).unwrap_or(turn.now);
+    if !turn.is_past(since + wish.analysis_deadline) {
+        return Wait("AwaitingVerdict", why.to_owned());
+    }
+    let deadline = crate::api::duration::print(wish.analysis_deadline);
+    let message = format!("no verdict within {deadline}: {why}; go on with spec.control.routing, or roll back with spec.control.outcome");
+    Wait("AnalysisDeadlineExceeded", message)
 }
 
 /// A step was decided and is half done: it is finished and recorded, never taken back halfway.
