@@ -107,6 +107,10 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
         let message = format!("Deployment {} was deleted; raise spec.attempt to bring it out again", obs.objects.new_revision);
         return cause("NewVersionGone", message, "operator");
     }
+    if obs.status.state == State::Completing && obs.new.ready() == 0 && obs.old.ready() > 0 {
+        let message = format!("no pod of Deployment {} is ready, which carries all traffic", obs.objects.new_revision);
+        return cause("NewVersionNotServing", message, "operator");
+    }
     let (object, said) = memory.refused.first_key_value()?;
     cause(REFUSED, format!("the API server refuses {object}: {said}"), "operator")
 }

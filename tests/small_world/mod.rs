@@ -58,6 +58,8 @@ pub struct Seen {
     pub rival: bool,
     /// An autoscaler sizes the workload.
     pub autoscaler: bool,
+    /// The status as it was recorded last, instead of one made up from the fields above.
+    pub status: Option<Value>,
 }
 
 pub fn seen(state: &'static str) -> Seen {
@@ -88,6 +90,7 @@ pub fn seen(state: &'static str) -> Seen {
         retired: false,
         rival: false,
         autoscaler: false,
+        status: None,
     }
 }
 
@@ -203,6 +206,15 @@ impl Seen {
             if self.since < 60 {
                 status["step"]["nextNotBefore"] = json!(now() + Duration::from_secs(60 - self.since.unsigned_abs()));
             }
+        }
+        if let Some(mut recorded) = self.status.clone() {
+            // Time has passed since.
+            for path in ["/stateSince", "/step", "/updatedAt"] {
+                if let (Some(was), Some(is)) = (recorded.pointer_mut(path), status.pointer(path)) {
+                    *was = is.clone();
+                }
+            }
+            status = recorded;
         }
         json!({"metadata": meta, "spec": spec, "status": status})
     }

@@ -3,13 +3,21 @@
 use std::fmt::Write as _;
 
 use aether_operator::api::{RollingUpdateStatus, State};
+use aether_operator::rollout::model::Plan;
 use aether_operator::rollout::transitions::{DEADLINES, EDGES, is_legal};
 use serde_json::json;
 
 use super::small_world::{Seen, line, seen};
 
-/// A state in the middle of its work; 2.0.0 replaces 1.0.0.
+/// A state in the middle of its work, with all said that there is to say; 2.0.0 replaces 1.0.0.
 fn in_the_middle_of(state: State) -> Seen {
+    let seen = at_work(state);
+    let said = if state.is_terminal() { Some(said_in(state)) } else { seen.plan().status };
+    let status = said.filter(|s| s.state == state).map(|s| serde_json::to_value(s).unwrap());
+    Seen { status, ..seen }
+}
+
+fn at_work(state: State) -> Seen {
     let at = seen(state.as_str());
     let over = Seen { new: None, services: false, weights: None, apex: "user", paused: false, ..at.clone() };
     match state {
@@ -17,9 +25,7 @@ fn in_the_middle_of(state: State) -> Seen {
         State::Deploying => Seen { new: Some(1), weights: None, ..at },
         State::Deployed => Seen { held: &[("in force", 3)], ..at },
         State::Routing => Seen { routing: "1:3", weights: Some((1, 3)), since: 30, held: &[("in force", 30)], ..at },
-        State::Completing => {
-            Seen { routing: "1:0", apex: "new", weights: None, since: 12, held: &[("flipped", 5), ("restored", 5)], ..at }
-        }
+        State::Completing => Seen { routing: "1:0", apex: "new", weights: None, since: 12, held: &[("flipped", 5), ("restored", 5)], ..at },
         State::RollingBack => Seen { rollback: "RollbackOrdered", held: &[("drained", 5)], ..at },
         State::Completed => Seen { old: 0, retired: true, routing: "1:0", new: Some(2), ..over },
         State::RolledBack => Seen { rollback: "RollbackOrdered", ..over },
@@ -36,10 +42,10 @@ fn ordered(mut seen: Seen, control: &serde_json::Value) -> Seen {
 }
 
 /// What may happen.
-const EVENTS: [Event; 29] = [
-    ("nothing", |s| s),
+const EVENTS: [Event; 30] = [
+    ("a restart of the operator", |s| Seen { held: &[], ..s }),
     ("`control.outcome: Rollback`", |s| ordered(s, &json!({"outcome": "Rollback"}))),
-    ("`control.outcome: Complete`", |s| ordered(s, &json!({"outcome": "Complete"}))),
+    ("`control.outcome: Complete` before x:0", |s| ordered(s, &json!({"outcome": "Complete"}))),
     ("`control.routing: \"3:1\"`, settled", |s| Seen { held: &[("in force", 99)], ..ordered(s, &json!({"routing": "3:1"})) }),
     ("`control.routing: \"0:1\"`", |s| ordered(s, &json!({"routing": "0:1"}))),
     ("`control.paused: true`", |s| ordered(s, &json!({"paused": true}))),
@@ -59,7 +65,7 @@ const EVENTS: [Event; 29] = [
     ("deployDeadline is over", |s| Seen { since: 601, ..s }),
     ("no pod of the new version is ready", |s| Seen { new: s.new.map(|_| 0), ..s }),
     ("the new Deployment is deleted", |s| Seen { new: None, ..s }),
-    ("the API server refuses the new Deployment", |s| Seen { new: None, refused: true, ..s }),
+    ("the API server refuses the new Deployment", |s| if s.state == "DEPLOYING" { Seen { new: None, refused: true, ..s } } else { s }),
     ("the version Services are deleted", |s| Seen { services: false, ..s }),
     ("no pod of the old version is ready", |s| Seen { old_ready: false, ..s }),
     ("the apex Service is deleted", |s| Seen { service: false, ..s }),
@@ -69,6 +75,7 @@ const EVENTS: [Event; 29] = [
     ("the workload is deleted", |s| Seen { workload: false, old: 0, ..s }),
     ("the route says again what its manifest says", |s| Seen { weights: None, ..s }),
     ("the route is deleted", |s| Seen { route: false, ..s }),
+    ("an autoscaler sizes the workload", |s| Seen { autoscaler: true, ..s }),
     ("the gateway has not acknowledged the route", |s| Seen { acknowledged: 4, ..s }),
     ("the gateway refuses the route", |s| Seen { acknowledged: 0, ..s }),
 ];
@@ -90,11 +97,11 @@ pub fn said_in(state: State) -> RollingUpdateStatus {
     let begun = seen("ROLLING_BACK");
     let undone = Seen { new: None, services: false, weights: None, apex: "user", paused: false, ..begun };
     let seen = match state {
-        State::Pending => Seen { workload: false, ..in_the_middle_of(state) },
-        State::Completed => Seen { state: "COMPLETING", ..in_the_middle_of(state) },
+        State::Pending => Seen { workload: false, ..at_work(state) },
+        State::Completed => Seen { state: "COMPLETING", ..at_work(state) },
         State::RolledBack => Seen { rollback: "RollbackOrdered", ..undone },
         State::Failed => Seen { rollback: "RefusedByApiServer", ..undone },
-        _ => in_the_middle_of(state),
+        _ => at_work(state),
     };
     seen.plan().status.unwrap_or_else(|| panic!("{state} says nothing"))
 }
@@ -127,17 +134,41 @@ pub fn page() -> String {
         let answers = names.map(|name| answer(&status, name)).join(" | ");
         row(format!("| {state} | {answers} | {} |", kstatus(5, &status)));
     }
-    row("\n## Events\n\nWhat the next decision is when something has happened in the middle of a state: the writes in their order, then the\nstate and reason that are recorded. An update from 1.0.0 to 2.0.0 behind one route, judged by readiness; *waits* means\nthat nothing is written.".to_owned());
+    row("\n## Events\n\nWhat the next decision is when something has happened in the middle of a state: the writes in their order, then the\nstate and reason that are recorded, and other conditions that change. An update from 1.0.0 to 2.0.0 behind one route,\njudged by readiness.".to_owned());
     for state in State::ALL {
         row(format!("\n### {state}\n\n| event | decision |\n|---|---|"));
+        let before = in_the_middle_of(state);
+        let plan = before.plan();
+        let (usual, mut same) = (outcome(&before, &plan), Vec::new());
         for (event, happens) in EVENTS {
-            let plan = happens(in_the_middle_of(state)).plan();
+            let plan = happens(before.clone()).plan();
             if let Some(status) = &plan.status {
                 assert!(is_legal(state, status.state), "{state}, {event}: {} is no legal next state", status.state);
             }
-            let line = line(&plan);
-            row(format!("| {event} | {} |", if line.is_empty() { "waits" } else { &line }));
+            match outcome(&before, &plan) {
+                outcome if outcome == usual => same.push(event),
+                outcome => row(format!("| {event} | {} |", if outcome.is_empty() { "waits" } else { &outcome })),
+            }
         }
+        let usual = if usual.is_empty() { "nothing is to be done" } else { &usual };
+        row(format!("\nOtherwise {usual}, and so after: {}.", same.join("; ")));
     }
     page
+}
+
+/// The plan in one line, with the conditions that it changes.
+fn outcome(before: &Seen, plan: &Plan) -> String {
+    let mut words = vec![line(plan)];
+    let was: Option<RollingUpdateStatus> = before.status.clone().map(|s| serde_json::from_value(s).unwrap());
+    let find = |status: &RollingUpdateStatus, name: &str| status.conditions.iter().find(|c| c.type_ == name).cloned();
+    for name in ["OrderAccepted", "TemplateRolledOut", "AutoscalerFollows", "TrafficShifted"] {
+        let Some(now) = plan.status.as_ref().and_then(|s| find(s, name)) else { continue };
+        let changed =
+            was.as_ref().and_then(|s| find(s, name)).is_none_or(|w| (w.status, w.reason) != (now.status.clone(), now.reason.clone()));
+        if changed && was.is_some() {
+            words.push(format!("{name}={} ({})", now.status, now.reason));
+        }
+    }
+    words.retain(|w| !w.is_empty());
+    words.join(", ")
 }

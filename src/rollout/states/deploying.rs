@@ -74,11 +74,12 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
         ));
     };
     if !apex::is_pinned_to(apex, old_pin) {
-        let mine = obs.old.pod_names();
-        if let Some(stranger) = obs.apex_endpoints.ready.iter().find(|p| !mine.contains(p.as_str())) {
+        // Pods of the new version are there when somebody takes the pin away.
+        let known = |pod: &str| obs.old.pod_names().contains(pod) || obs.new.pod_names().contains(pod);
+        if let Some(stranger) = obs.apex_endpoints.ready.iter().find(|p| !known(p)) {
             return Some(Wait(
                 "WorkloadNotStable",
-                format!("Service {} also sends traffic to pod {stranger}, which is not of the old version", apex.meta.name),
+                format!("Service {} also sends traffic to pod {stranger}, which is of neither version", apex.meta.name),
             ));
         }
         turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, old_pin));
@@ -124,10 +125,12 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
     }
 }
 
-/// Pauses the workload at exactly the version that was looked at, and writes down what that was.
+/// Pauses the workload at exactly the version that was looked at, and writes down what that was. Where somebody has
+/// unpaused it since, what was written down stays true.
 fn pause(turn: &mut Turn<'_>, workload: &Deployment) {
     let live = turn.obs.status.old_version.clone().unwrap_or_default();
-    let ops = pause_ops(workload, &live);
+    let again = turn.obs.new.deployment.is_some();
+    let ops = if again { pause_only(workload) } else { pause_ops(workload, &live) };
     turn.patch("an edit of the template must not replace the pods that carry the traffic", Kind::Deployment, &workload.meta, ops);
 }
 

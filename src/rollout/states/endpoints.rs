@@ -26,7 +26,7 @@ pub fn carries(obs: &Observation, ratio: Ratio) -> bool {
         (0, _) => is_pinned(obs, &obs.old) && only(&obs.old),
         (_, 0) => is_pinned(obs, &obs.new) && only(&obs.new),
         _ => {
-            let (new, old) = (serving(obs, &obs.new), serving(obs, &obs.old));
+            let (new, old) = (in_service(obs, &obs.new), in_service(obs, &obs.old));
             let names: BTreeSet<&String> = new.iter().chain(&old).map(|p| &p.meta.name).collect();
             is_serving(obs) && (count(&new), count(&old)) == (share.new, share.old) && shown.iter().collect::<BTreeSet<_>>() == names
         }
@@ -41,7 +41,7 @@ pub fn go_to(turn: &mut Turn<'_>, ratio: Ratio) -> Option<Wait> {
         pin(turn, &obs.old, "all new connections go to the old version");
         return None;
     }
-    if obs.new.ready() < share.new && share.new > count(serving(obs, &obs.new)) {
+    if obs.new.ready() < share.new && share.new > count(in_service(obs, &obs.new)) {
         let (ready, needed) = (obs.new.ready(), share.new);
         return Some(Wait("NotEnoughEndpoints", format!("{ratio} needs {needed} ready pods of the new version, {ready} are")));
     }
@@ -86,9 +86,9 @@ fn shift(turn: &mut Turn<'_>, share: Share) {
     let obs = turn.obs;
     let revision = &obs.objects.new_revision;
     for (side, wanted) in [(&obs.new, share.new), (&obs.old, share.old)] {
-        let missing = wanted - count(serving(obs, side).into_iter().filter(|p| p.ready));
-        let spare = side.staying().filter(|p| p.ready && !pods::serves(p, revision));
-        for pod in spare.take(usize::try_from(missing).unwrap_or_default()) {
+        let missing = wanted - count(in_service(obs, side).into_iter().filter(|p| p.ready));
+        let idle = side.staying().filter(|p| p.ready && !pods::serves(p, revision));
+        for pod in idle.take(usize::try_from(missing).unwrap_or_default()) {
             turn.patch("a pod comes into service", Kind::Pod, &pod.meta, pods::enlist(pod, revision));
         }
     }
@@ -100,10 +100,10 @@ fn shift(turn: &mut Turn<'_>, share: Share) {
         return;
     }
     for (side, wanted) in [(&obs.new, share.new), (&obs.old, share.old)] {
-        let mut serving = serving(obs, side);
-        serving.sort_by_key(|p| p.ready);
-        let surplus = usize::try_from(count(&serving) - wanted).unwrap_or_default();
-        for pod in serving.into_iter().take(surplus) {
+        let mut pods = in_service(obs, side);
+        pods.sort_by_key(|p| p.ready);
+        let surplus = usize::try_from(count(&pods) - wanted).unwrap_or_default();
+        for pod in pods.into_iter().take(surplus) {
             turn.patch("a pod goes out of service", Kind::Pod, &pod.meta, pods::dismiss(pod));
         }
     }
@@ -133,7 +133,7 @@ fn is_pinned(obs: &Observation, side: &Side) -> bool {
     obs.apex.as_ref().zip(side.pin.as_ref()).is_some_and(|(apex, pin)| apex::is_pinned_to(apex, pin))
 }
 
-fn serving<'a>(obs: &Observation, side: &'a Side) -> Vec<&'a Arc<Pod>> {
+fn in_service<'a>(obs: &Observation, side: &'a Side) -> Vec<&'a Arc<Pod>> {
     side.staying().filter(|p| pods::serves(p, &obs.objects.new_revision)).collect()
 }
 

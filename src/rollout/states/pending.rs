@@ -46,7 +46,7 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         return;
     }
     if let Some(version) = already_live(turn.obs, wish) {
-        take_over(turn, wish, version);
+        take_over(turn, wish, &version);
         return;
     }
     match preconditions(turn.obs, wish) {
@@ -71,7 +71,7 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
 }
 
 /// The wanted version is live: nothing is brought out, and from now on it is taken care of.
-fn take_over(turn: &mut Turn<'_>, wish: &Wish, version: String) {
+fn take_over(turn: &mut Turn<'_>, wish: &Wish, version: &str) {
     let obs = turn.obs;
     if turn.hold_on() {
         turn.status = obs.status.clone();
@@ -79,13 +79,13 @@ fn take_over(turn: &mut Turn<'_>, wish: &Wish, version: String) {
     }
     let workload = obs.workload.as_ref().filter(|_| obs.old_is_workload());
     if let Some(workload) = workload.filter(|w| !w.paused || !resting::is_adopted(obs)) {
-        resting::adopt(turn, workload, &version);
+        resting::adopt(turn, workload, version);
     }
     completing::release_apex(turn, obs.old.pin.as_ref(), workload.is_some());
     turn.status.objects =
         Some(Objects { new_revision: obs.objects.old_revision.clone(), old_service: String::new(), ..obs.objects.clone() });
     turn.status.new_instances = Some(obs.old.wanted());
-    turn.status.old_version = Some(version.clone());
+    turn.status.old_version = Some(version.to_owned());
     turn.status.routing = None;
     let message = format!("version {version} carries the traffic already");
     turn.say(Saying { refused_order: other_version(wish), ..Saying::new(State::Completed, "AlreadyLive", message) });

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER};
+use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY};
 use crate::api::{State, names};
 use crate::cluster::facts::{Deployment, Kind};
 use crate::cluster::patch;
@@ -28,6 +28,20 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         sizing::follow(turn, wish);
     }
     status::refresh(&mut turn.status, turn.obs, other_version(wish).as_ref(), turn.now);
+    if turn.obs.status.state == State::Completed && live(turn.obs).deployment.is_none() {
+        say_gone(turn);
+    }
+}
+
+/// Somebody has deleted the version that this update has brought out.
+fn say_gone(turn: &mut Turn<'_>) {
+    let objects = &turn.obs.objects;
+    let message = format!(
+        "Deployment {}, which was live, does not exist any more; scale Deployment {} up to serve again, then raise spec.attempt",
+        objects.new_revision, objects.workload
+    );
+    let (list, generation) = (&mut turn.status.conditions, turn.obs.meta.generation);
+    conditions::set(list, generation, turn.now, READY, Answer::False, "LiveVersionGone", &message);
 }
 
 /// The RollingUpdate is deleted and holds no traffic: what it still holds goes back, then the object may go.

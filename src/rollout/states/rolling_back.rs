@@ -102,7 +102,7 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return Some(stuck.join("; "));
     }
     let new_is_there = obs.new_deployment().is_some() || !obs.new.pods.is_empty();
-    let Some(apex) = obs.apex.as_ref().filter(|_| new_is_there) else { return None };
+    let apex = obs.apex.as_ref().filter(|_| new_is_there)?;
     if obs.old.pin.as_ref().is_some_and(|pin| apex::is_pinned_to(apex, pin)) {
         return None;
     }

@@ -91,7 +91,8 @@ pub fn stand_firm(turn: &mut Turn<'_>, wish: &Wish) -> Option<Cause> {
     let (Some(apex), Some(pin)) = (&obs.apex, &obs.old.pin) else { return None };
     let is_on = |side: &Side| side.pin.as_ref().is_some_and(|pin| apex::is_pinned_to(apex, pin));
     let may_be_new = obs.by_pods() || obs.status.state == State::Completing;
-    if !is_on(&obs.old) && !(may_be_new && is_on(&obs.new)) && !(obs.by_pods() && endpoints::is_serving(obs)) {
+    let is_ours = is_on(&obs.old) || (may_be_new && is_on(&obs.new)) || (obs.by_pods() && endpoints::is_serving(obs));
+    if !is_ours {
         if let Some(fight) = interference::put_back(turn, Kind::Service, &apex.meta) {
             return Some(fight);
         }
@@ -147,6 +148,15 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> 
     }
     if wish.orders.paused {
         return stay(Some(Wait("Paused", "spec.control.paused is true".into())));
+    }
+    if obs.apex.is_none() {
+        let message = format!("Service {} does not exist any more, so its callers get nothing; create it again", obs.objects.service);
+        return stay(Some(Wait("ServiceGone", message)));
+    }
+    if obs.old.deployment.is_none() {
+        let message =
+            format!("Deployment {} does not exist any more, and the old version with it; create it again", obs.objects.old_revision);
+        return stay(Some(Wait("OldVersionGone", message)));
     }
     if obs.old.pin.is_none() {
         let name = &obs.objects.old_revision;
@@ -210,12 +220,8 @@ fn is_under_way(turn: &Turn<'_>, from: Ratio, to: Ratio) -> bool {
 /// Brings the target about, where it is not there yet. `Some`: that may not be done.
 fn write_ratio(turn: &mut Turn<'_>, target: &Asked) -> Option<Wait> {
     let obs = turn.obs;
-    if !target.ratio.is_all_new() && obs.old.endpoints.ready.is_empty() {
-        let message = format!(
-            "no pod of the old version is ready, so no traffic is moved to it; bring Deployment {} back, or go on with spec.control.routing: \"1:0\"",
-            obs.objects.old_revision
-        );
-        return Some(Wait("OldVersionNotServing", message));
+    if let Some(wait) = old_not_serving(obs, target.ratio) {
+        return Some(wait);
     }
     if obs.by_pods() {
         turn.heads_for(target.ratio);
@@ -240,6 +246,18 @@ fn write_ratio(turn: &mut Turn<'_>, target: &Asked) -> Option<Wait> {
         }
     }
     None
+}
+
+/// The ratio has a share for the old version, and no pod of it is ready: no traffic is moved then.
+fn old_not_serving(obs: &Observation, ratio: Ratio) -> Option<Wait> {
+    if ratio.is_all_new() || !obs.old.endpoints.ready.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "no pod of the old version is ready, so no traffic is moved to it; bring Deployment {} back, or go on with spec.control.routing: \"1:0\"",
+        obs.objects.old_revision
+    );
+    Some(Wait("OldVersionNotServing", message))
 }
 
 /// Pods a share of the traffic needs, of a version that has `instances` for all of it; at least one.
@@ -281,7 +299,8 @@ fn say_shifting(turn: &mut Turn<'_>, wish: &Wish, gate: &Gate, waiting: Option<W
             }
         }
     };
-    let waiting = waiting.or_else(|| not_ready(turn, wish, state));
+    let recorded = recorded(turn.obs).ratio;
+    let waiting = waiting.or_else(|| old_not_serving(turn.obs, recorded)).or_else(|| not_ready(turn, wish));
     let Wait(reason, message) = waiting.unwrap_or_else(|| Wait(state_word(state), format!("traffic new:old is {asked}")));
     turn.say(Saying { shifted, refused_order: refused_order(wish, turn.obs), ..Saying::new(state, reason, message) });
 }
@@ -298,9 +317,9 @@ fn in_endpoints(turn: &Turn<'_>) -> (Answer, &'static str, String) {
     (Answer::True, "InEndpoints", message)
 }
 
-/// The new version has traffic and not all of its pods: by readiness, that is a verdict too.
-fn not_ready(turn: &mut Turn<'_>, wish: &Wish, state: State) -> Option<Wait> {
-    if !wish.readiness_decides || state != State::Routing || recorded(turn.obs).ratio.is_all_old() {
+/// The new version has not all of its pods: by readiness, that is a verdict too.
+fn not_ready(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
+    if !wish.readiness_decides {
         return None;
     }
     let decision = verdict::judge(turn.obs, wish, turn.obs.instances(), turn.now);

@@ -86,7 +86,8 @@ pub async fn what_the_user_deletes_or_edits_in_the_middle(rig: &Arc<Rig>) -> any
     until_it_says(&shop, &["get", "service", "web", "-o", "jsonpath={.spec.selector.pod-template-hash}"], &hash).await?;
 
     // A rule is added: it is split like the others.
-    let rule = json!({"matches": [{"path": {"type": "PathPrefix", "value": "/more"}}], "backendRefs": [{"name": "web", "port": 80, "weight": 5}]});
+    let rule =
+        json!({"matches": [{"path": {"type": "PathPrefix", "value": "/more"}}], "backendRefs": [{"name": "web", "port": 80, "weight": 5}]});
     let add = json!([{"op": "add", "path": "/spec/rules/-", "value": rule}]);
     shop.kubectl(&["patch", "httproute", "quick", "--type=json", "-p", &add.to_string()]).await?;
     until_it_says(&shop, &backends, &format!("{split}web-1-0-0=5 web-2-0-0=5 ")).await?;

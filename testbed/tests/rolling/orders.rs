@@ -61,7 +61,8 @@ pub async fn of_two_updates_of_one_workload_one_waits(rig: &Arc<Rig>) -> anyhow:
 
 pub async fn approvals_one_by_one(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let shop = Shop::open(rig, "approvals", json!({})).await?;
-    let watching = shop.update(json!({"requireManualApproval": true, "progression": {"steps": ["1:9", "1:3", "1:0"], "interval": "1s"}})).await?;
+    let watching =
+        shop.update(json!({"requireManualApproval": true, "progression": {"steps": ["1:9", "1:3", "1:0"], "interval": "1s"}})).await?;
     let waits = |place: &'static str| move |s: &Seen| s.place() == place && s.condition("Ready").1 == "AwaitingApproval";
     let held = watching.until("a wait for approval", LIMIT, waits("DEPLOYED")).await?;
     ensure!(held.condition("Ready").2.contains("spec.control.approved: \"1:9\""), "{}", held.condition("Ready").2);
