@@ -27,5 +27,6 @@ pub mod namespace;
 pub mod operator;
 pub mod pki;
 pub mod process;
+mod received;
 pub mod rig;
 pub mod watching;

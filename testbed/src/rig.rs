@@ -152,10 +152,10 @@ impl Shop {
         };
         let plan = |target, rate| Plan { slow_every: Some((40, Duration::from_secs(1))), ..Plan::new(target, rate) };
         let plans = [
-            ("gateway with 2 s throttle", plan(self.through(slow), 80.0)),
-            ("gateway with 100 ms throttle", plan(self.through(quick), 80.0)),
-            ("Service", plan(service(0), 50.0)),
-            ("Service, 1 s late", plan(service(1), 30.0)),
+            ("gateway with 2 s throttle", plan(self.through(slow), 40.0)),
+            ("gateway with 100 ms throttle", plan(self.through(quick), 40.0)),
+            ("Service", plan(service(0), 25.0)),
+            ("Service, 1 s late", plan(service(1), 15.0)),
         ];
         for (who, plan) in plans.into_iter().skip(if self.has_routes { 0 } else { 2 }) {
             self.loads.push((who, Load::start(plan)?));

@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::received;
+
 use super::addresses::Lease;
 use super::behaviour::Behaviour;
 use super::metrics::Metrics;
@@ -173,6 +175,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let begun = Instant::now();
+    received::note(request.headers());
     if request.uri().path() == "/metrics" {
         let text = shared.metrics.lock().unwrap_or_else(PoisonError::into_inner).text();
         let mut response = Response::new(Full::from(text));

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Empty};
@@ -19,11 +19,9 @@ use tokio::net::TcpStream;
 
 use super::endpoints::Endpoints;
 use super::report::Outcome;
+use crate::received::Numbered;
 
 type Body = Empty<Bytes>;
-
-/// A request and a close of the idle connection meet on the way within this time, generously for a busy machine.
-const CROSSED: Duration = Duration::from_millis(20);
 
 /// Where connections go.
 #[derive(Debug)]
@@ -91,14 +89,15 @@ impl Client {
     /// Sends one request, on a new connection or on a kept one.
     ///
     /// A kept connection that the server had closed before anything of the request was written is replaced by another
-    /// one: that is no loss, every client does it. So is one that ends without a byte of an answer within
-    /// [`CROSSED`] of the writing: the server closed it while it was idle, and the two crossed on the way (Go's client
-    /// asks again whatever the time). Those are counted. Nothing else is tried twice.
+    /// one: that is no loss, every client does it. So is one that ends without a byte of an answer while no application
+    /// has read the request: the server closed it while it was idle, and the two crossed on the way. Those are counted.
+    /// Nothing else is tried twice.
     pub async fn ask(&self, fresh: bool, slow: Option<Duration>, trace: &mut Trace) -> Outcome {
         let mut request = Request::new(Body::new());
         *request.headers_mut() = self.headers.clone();
         *request.uri_mut() =
             slow.and_then(|slow| format!("/slow?ms={}", slow.as_millis()).parse().ok()).unwrap_or_else(|| Uri::from_static("/"));
+        let numbered = Numbered::new(request.headers_mut());
         if fresh {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         } else {
@@ -108,12 +107,12 @@ impl Client {
                 if connection.sender.ready().await.is_err() {
                     continue;
                 }
-                let (written, copy) = (Instant::now(), request.clone());
+                let copy = request.clone();
                 match connection.sender.try_send_request(request).await {
                     Ok(response) => return self.read(response, connection, trace).await,
                     Err(mut error) => match error.take_message() {
                         Some(unsent) => request = unsent,
-                        None if broken(error.error(), true) == Outcome::ClosedKept && written.elapsed() < CROSSED => {
+                        None if broken(error.error(), true) == Outcome::ClosedKept && !numbered.is_received() => {
                             self.crossed.fetch_add(1, Ordering::Relaxed);
                             request = copy;
                         }

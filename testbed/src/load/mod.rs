@@ -260,8 +260,9 @@ mod tests {
         assert!((0..10).all(|n| is_slow(n, 1) && is_slow(n, 0)));
     }
 
-    /// A server that answers each connection's first request and closes at the second without an answer.
-    async fn server() -> SocketAddr {
+    /// A server that answers each connection's first request and closes at the second without an answer, which its
+    /// application has read or not.
+    async fn server(reads: bool) -> SocketAddr {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -271,7 +272,13 @@ mod tests {
                     let mut part = [0; 4096];
                     let _ = stream.read(&mut part).await;
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nx-version: 1\r\ncontent-length: 0\r\n\r\n").await;
-                    let _ = stream.read(&mut part).await;
+                    let length = stream.read(&mut part).await.unwrap_or_default();
+                    let text = String::from_utf8_lossy(&part[..length]).into_owned();
+                    let number = text.lines().find_map(|line| line.strip_prefix("x-request-number: "));
+                    if let Some(number) = number.filter(|_| reads) {
+                        let headers = [("x-request-number".parse().unwrap(), number.parse().unwrap())];
+                        crate::received::note(&headers.into_iter().collect());
+                    }
                 });
             }
         });
@@ -285,13 +292,16 @@ mod tests {
 
     #[tokio::test]
     async fn every_request_is_counted() {
-        let addr = server().await;
+        let addr = server(false).await;
         let report = Load::start(Plan { fresh_share: 1.0, ..plan(addr) }).unwrap().finished().await;
         assert_eq!((report.requests(), report.failed()), (20, 0), "{report}");
         let report = Load::start(Plan { fresh_share: 0.0, ..plan(addr) }).unwrap().finished().await;
         // Every second one meets a close, unless a slow machine has two under way at once; none is lost.
         assert_eq!((report.requests(), report.failed()), (20, 0), "{report}");
         assert!((9..=19).contains(&report.crossed()), "{report}");
+        let cuts = server(true).await;
+        let report = Load::start(Plan { fresh_share: 0.0, ..plan(cuts) }).unwrap().finished().await;
+        assert!(report.crossed() == 0 && report.failures().contains_key("closed while kept"), "{report}");
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
         let report = Load::start(plan(nobody)).unwrap().finished().await;
         assert_eq!(report.failures(), [("connect: refused".to_owned(), 20)].into(), "{report}");

@@ -28,12 +28,12 @@ fn interferences(seen: &Seen) -> usize {
 async fn goes_on(mut shop: Shop, watching: &Watching) -> anyhow::Result<()> {
     watching.until("a word about it", LIMIT, |s| interferences(s) > 0).await?;
     watching.until("half of the traffic again", LIMIT, |s| s.condition("TrafficShifted").0 == "True").await?;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     for gateway in 0..2 {
-        let share = shop.lately_seen_by(gateway, 1000)?.share("2.0.0");
+        let share = shop.lately_seen_by(gateway, 3000)?.share("2.0.0");
         ensure!((share - 0.5).abs() < 0.1, "gateway {gateway} sent {share}");
     }
-    ensure!(shop.lately_seen_by(2, 1000)?.fresh().share("2.0.0") == 0.0, "callers of the Service met the new version");
+    ensure!(shop.lately_seen_by(2, 3000)?.fresh().share("2.0.0") == 0.0, "callers of the Service met the new version");
     shop.patch_update(json!({"control": null})).await?;
     watching.until_state("COMPLETED", LIMIT).await?;
     shop.no_request_failed().await?;

@@ -15,7 +15,7 @@ mod refusals;
 mod supersede;
 
 /// Tests at once: each has its load, and there are two cores.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 
 common::tests![
     promotion::a_promotion_loses_nothing

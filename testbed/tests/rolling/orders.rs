@@ -15,14 +15,12 @@ pub async fn ratios_by_hand_up_and_down_and_complete(rig: &Arc<Rig>) -> anyhow::
     for (ratio, share) in [("1:3", 0.25), ("3:1", 0.75), ("0:1", 0.0), ("1:1", 0.5)] {
         shop.order(json!({"routing": ratio})).await?;
         watching.until(ratio, LIMIT, |s| s.text("/routing") == ratio && s.condition("TrafficShifted").0 == "True").await?;
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        let now = chrono::Utc::now();
-        let window = |report: testbed::load::Report| report.between(now - chrono::TimeDelta::milliseconds(1500), now).share("2.0.0");
+        tokio::time::sleep(Duration::from_secs(6)).await;
         for gateway in 0..2 {
-            let seen = window(shop.seen_by(gateway)?);
+            let seen = shop.lately_seen_by(gateway, 3000)?.share("2.0.0");
             ensure!((seen - share).abs() < 0.05, "at {ratio} gateway {gateway} sent {seen}");
         }
-        ensure!(window(shop.seen_by(2)?) == 0.0, "callers of the Service met the new version before x:0");
+        ensure!(shop.lately_seen_by(2, 3000)?.share("2.0.0") == 0.0, "callers of the Service met the new version before x:0");
     }
     shop.order(json!({"outcome": "Complete"})).await?;
     let refused = watching.until("a refusal", LIMIT, |s| s.condition("OrderAccepted").0 == "False").await?;

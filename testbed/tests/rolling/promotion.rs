@@ -110,9 +110,8 @@ pub async fn a_kept_old_version_stays_until_told(rig: &Arc<Rig>) -> anyhow::Resu
     let ended = watching.until_state("COMPLETED", LIMIT).await?;
     ensure!(ended.condition("OldVersionRemoved").0 == "False" && ended.condition("OldVersionRemoved").1 == "CleanupManual");
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let now = chrono::Utc::now();
     for caller in 0..4 {
-        let share = shop.seen_by(caller)?.between(now - chrono::TimeDelta::seconds(2), now).fresh().share("2.0.0");
+        let share = shop.lately_seen_by(caller, 2000)?.fresh().share("2.0.0");
         ensure!(share >= 1.0, "caller {caller} still meets the old version");
     }
     ensure!(shop.get("deployment/web").await?.pointer("/status/availableReplicas") == Some(&json!(PODS)));
@@ -159,9 +158,8 @@ pub async fn a_manifest_that_says_replicas_cannot_bring_an_old_version_back(rig:
     shop.patch_update(json!({"control": {"version": "3.0.0", "outcome": "Rollback"}})).await?;
     watching.until_state("ROLLED_BACK", LIMIT).await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let now = chrono::Utc::now();
     for caller in 0..4 {
-        let share = shop.seen_by(caller)?.between(now - chrono::TimeDelta::seconds(2), now).share("2.0.0");
+        let share = shop.lately_seen_by(caller, 2000)?.share("2.0.0");
         ensure!(share >= 1.0, "caller {caller} gets version 2.0.0 only for {share}");
     }
     shop.no_request_failed().await?;
