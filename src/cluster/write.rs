@@ -18,6 +18,9 @@ use super::client::{self, CallError, bounded};
 use super::facts::{Fact, Kind, Meta};
 use super::patch;
 
+/// What an API server says of a JSON Patch that does not fit the object.
+const UNFIT: &str = "the server rejected our request due to an error in our request";
+
 /// Why a write was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -86,8 +89,10 @@ impl Writer {
             // A failed `test` is a 422, a version that has passed a 409, an object that is gone a 404.
             Err(e) if matches!(e.code(), Some(403 | 404 | 409 | 422)) => {
                 // An admission policy's no is a 422 as well, or a 403; then the object is as it was.
+                // The watch may have told of the change already, so the API server's words for a failed `test` count too.
                 let changed = self.look_again(target).await;
-                let reason = if changed || e.code() == Some(409) { WriteError::Stale } else { WriteError::Denied };
+                let outdated = changed || e.code() == Some(409) || e.message().starts_with(UNFIT);
+                let reason = if outdated { WriteError::Stale } else { WriteError::Denied };
                 return Err(reason(target.clone(), e.message()));
             }
             Err(e) => return Err(later(target, &e)),

@@ -140,7 +140,16 @@ impl Shop {
         Target::Gateway { addr: ([127, 0, 0, 1], gateway.options().port).into(), host, headers: Vec::new() }
     }
 
-    /// Callers: through both gateways, and of the Service itself by a prompt and by a late kube-proxy.
+    /// The rule that sends one request in ten to a foreign backend.
+    fn through_the_second_rule_of(&self, gateway: &Gateway) -> Target {
+        match self.through(gateway) {
+            Target::Gateway { addr, host, .. } => Target::Gateway { addr, host, headers: vec![("x-rule".into(), "1".into())] },
+            service @ Target::Service { .. } => service,
+        }
+    }
+
+    /// Callers: through both gateways, of the Service itself by a prompt and by a late kube-proxy, and through the rule
+    /// with a foreign backend.
     pub fn start_load(&mut self) -> anyhow::Result<()> {
         let [slow, quick] = &self.rig.gateways;
         let service = |lag| Target::Service {
@@ -156,14 +165,17 @@ impl Shop {
             ("gateway with 100 ms throttle", plan(self.through(quick), 40.0)),
             ("Service", plan(service(0), 25.0)),
             ("Service, 1 s late", plan(service(1), 15.0)),
+            ("gateway with 100 ms throttle, second rule", plan(self.through_the_second_rule_of(quick), 20.0)),
         ];
-        for (who, plan) in plans.into_iter().skip(if self.has_routes { 0 } else { 2 }) {
+        let callers = if self.has_routes { 0..5 } else { 2..4 };
+        for (who, plan) in plans.into_iter().take(callers.end).skip(callers.start) {
             self.loads.push((who, Load::start(plan)?));
         }
         Ok(())
     }
 
-    /// What one of the callers saw so far: 0 and 1 through the gateways, if there are any, and then two of the Service.
+    /// What one of the callers saw so far: with routes 0 and 1 are through the gateways, 2 and 3 of the Service and 4 through
+    /// the rule with a foreign backend; without, 0 and 1 are of the Service.
     pub fn seen_by(&self, caller: usize) -> anyhow::Result<Report> {
         Ok(self.loads.get(caller).context("no such caller")?.1.snapshot())
     }

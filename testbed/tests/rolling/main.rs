@@ -40,6 +40,7 @@ common::tests![
     deletion::a_namespace_goes_at_once
     orders::ratios_by_hand_up_and_down_and_complete
     orders::approvals_one_by_one
+    orders::two_updates_share_a_route
     orders::of_two_updates_of_one_workload_one_waits
     refusals::a_refused_deployment_fails_and_leaves_nothing
     refusals::a_quota_or_a_policy_in_the_way_is_told_and_leaves_nothing

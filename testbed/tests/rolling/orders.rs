@@ -20,6 +20,9 @@ pub async fn ratios_by_hand_up_and_down_and_complete(rig: &Arc<Rig>) -> anyhow::
             let seen = shop.lately_seen_by(gateway, 3000)?.share("2.0.0");
             ensure!((seen - share).abs() < 0.05, "at {ratio} gateway {gateway} sent {seen}");
         }
+        // One request in ten goes to the foreign backend all the time, whose version is 1.0.0.
+        let seen = shop.lately_seen_by(4, 3000)?.share("2.0.0");
+        ensure!((seen - 0.9 * share).abs() < 0.06, "at {ratio} the second rule sent {seen}");
         ensure!(shop.lately_seen_by(2, 3000)?.share("2.0.0") == 0.0, "callers of the Service met the new version before x:0");
     }
     shop.order(json!({"outcome": "Complete"})).await?;
@@ -80,6 +83,40 @@ pub async fn approvals_one_by_one(rig: &Arc<Rig>) -> anyhow::Result<()> {
     shop.order(json!({"paused": false})).await?;
     watching.until_state("COMPLETED", LIMIT).await?;
     shop.nothing_left_but(&["web", "web-2-0-0"]).await?;
+    shop.no_wasted_write()?;
+    shop.close().await
+}
+
+/// Both backends of one rule are brought out at once, by two updates: neither moves a share of the other's.
+pub async fn two_updates_share_a_route(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    let mut shop = Shop::open(rig, "shared", json!({})).await?;
+    shop.start_load()?;
+    let watching = shop.update(json!({"control": {"version": "2.0.0", "routing": "1:1"}})).await?;
+    let other = json!({
+        "apiVersion": "aether.dev/v1alpha1", "kind": "RollingUpdate", "metadata": {"name": "other"},
+        "spec": {
+            "artifactBase": "shop.example:other", "version": "7.0.0", "cleanupPolicy": "IMMEDIATE", "metrics": {"none": {}},
+            "traffic": {"settle": "3s", "drain": "4s"}, "progression": {"interval": "4s"},
+            "control": {"version": "7.0.0", "routing": "1:1"},
+        },
+    });
+    let watching_other = Watching::start(&rig.bed.client(), &shop.namespace, "other");
+    shop.kubectl_stdin(&["apply", "-f", "-"], &other.to_string()).await?;
+    for watching in [&watching, &watching_other] {
+        watching.until("half of the traffic", LIMIT, |s| s.place() == "ROUTING 1:1").await?;
+    }
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let seen = shop.lately_seen_by(4, 5000)?;
+    for (version, share) in [("2.0.0", 0.45), ("7.0.0", 0.05), ("1.0.0", 0.5)] {
+        ensure!((seen.share(version) - share).abs() < 0.04, "{version} got {} and not {share}", seen.share(version));
+    }
+    // One goes back while the other goes on.
+    shop.order(json!({"routing": null, "outcome": "Rollback"})).await?;
+    shop.kubectl(&["patch", "rollingupdate", "other", "--type=merge", "-p", r#"{"spec":{"control":null}}"#]).await?;
+    watching.until_state("ROLLED_BACK", LIMIT).await?;
+    watching_other.until_state("COMPLETED", LIMIT).await?;
+    shop.no_request_failed().await?;
+    shop.nothing_left_but(&["web", "other-7-0-0"]).await?;
     shop.no_wasted_write()?;
     shop.close().await
 }

@@ -24,7 +24,7 @@ pub async fn a_promotion_by_pods_loses_nothing(rig: &Arc<Rig>) -> anyhow::Result
     let ended = watching.until_state("COMPLETED", LIMIT).await?;
     ensure!(ended.condition("TrafficShifted").0 == "True", "{:?}", ended.condition("TrafficShifted"));
     let requests = shop.no_request_failed().await?;
-    ensure!(endpoints.least() >= PODS, "the Service once had only {} ready pods", endpoints.least());
+    ensure!(endpoints.least() >= PODS, "the Service once had only {} ready pods: {:?}", endpoints.least(), endpoints.all());
     shop.nothing_left_but(&["web", "web-2-0-0"]).await?;
     let writes = shop.no_wasted_write()?;
     println!("promotion by pods: {requests} requests, 0 failed, never below {} endpoints\n{writes}", endpoints.least());
@@ -46,7 +46,7 @@ pub async fn a_rollback_by_pods_behind_a_gateway_loses_nothing(rig: &Arc<Rig>) -
     shop.order(json!({"routing": null, "outcome": "Rollback"})).await?;
     watching.until_state("ROLLED_BACK", LIMIT).await?;
     let requests = shop.no_request_failed().await?;
-    ensure!(endpoints.least() >= PODS, "the Service once had only {} ready pods", endpoints.least());
+    ensure!(endpoints.least() >= PODS, "the Service once had only {} ready pods: {:?}", endpoints.least(), endpoints.all());
     let writes = shop.no_wasted_write()?;
     let first = &writes.entries()[before];
     ensure!((first.resource.as_str(), first.name.as_str()) == ("services", "web"), "not one patch of the Service first:\n{writes}");
