@@ -14,7 +14,7 @@ use crate::gateway::{Gateway, GatewayOptions};
 use crate::load::{Load, Plan, Report, Target};
 use crate::namespace::Entered;
 use crate::operator::{self, Operator};
-use crate::watching::{self, Watching};
+use crate::watching::{self, Watching, WatchingEndpoints};
 
 /// A crashed operator's successor waits this long.
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -96,6 +96,13 @@ impl Shop {
         shop.kubectl(&["scale", "deployment/web", &format!("--replicas={PODS}")]).await?;
         for name in ["web", "other"] {
             shop.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=90s"]).await?;
+        }
+        let endpoints = WatchingEndpoints::start(&rig.bed.client(), namespace, "web");
+        for _ in 0..240 {
+            if endpoints.all().last().is_some_and(|ready| ready.len() == PODS) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
         shop.wrote = shop.users_objects().await?;
         for gateway in rig.gateways.iter().filter(|_| has_routes) {
