@@ -3,9 +3,11 @@
 
 mod small_world;
 
+use std::time::Duration;
+
 use rstest::rstest;
 use serde_json::json;
-use small_world::{Seen, line, seen};
+use small_world::{Seen, line, now, seen};
 
 #[rstest]
 // PENDING
@@ -16,6 +18,7 @@ use small_world::{Seen, line, seen};
 #[case::no_route_but_gateway_wanted(Seen { route: false, spec: json!({"traffic": {"mode": "Gateway"}}), ..seen("PENDING") }, "PENDING (RouteNotFound)")]
 #[case::no_pods(Seen { old: 0, ..seen("PENDING") }, "PENDING (WorkloadNotStable)")]
 #[case::route_refused_by_its_gateway(Seen { acknowledged: 0, ..seen("PENDING") }, "PENDING (RouteNotAccepted)")]
+#[case::route_nobody_speaks_for(Seen { acknowledged: -1, ..seen("PENDING") }, "PENDING (RouteNotAccepted)")]
 #[case::already_live(Seen { spec: json!({"version": "1.0.0"}), ..seen("PENDING") }, "pause web, COMPLETED (AlreadyLive)")]
 #[case::the_same_again_on_purpose(Seen { spec: json!({"version": "1.0.0", "attempt": 2}), ..seen("PENDING") }, "DEPLOYING (Deploying)")]
 #[case::rollback_of_nothing(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), ..seen("PENDING") }, "ROLLING_BACK (RollbackOrdered)")]
@@ -29,6 +32,8 @@ use small_world::{Seen, line, seen};
 #[case::no_split_while_a_pod_is_missing(Seen { new: Some(1), weights: None, held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYING (Deploying)")]
 #[case::deployed_when_acknowledged(Seen { held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYED (Deployed)")]
 #[case::not_deployed_while_the_gateway_lags(Seen { acknowledged: 4, held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYING (Deploying)")]
+#[case::a_slow_gateway_is_told(Seen { acknowledged: 4, held: &[("ready", 10), ("silent", 2)], ..seen("DEPLOYING") }, "DEPLOYING (WaitingForGateway)")]
+#[case::a_mute_gateway_is_told(Seen { acknowledged: 4, held: &[("ready", 10), ("silent", 60)], ..seen("DEPLOYING") }, "DEPLOYING (GatewayStatusMissing)")]
 #[case::deadline(Seen { new: Some(1), since: 601, ..seen("DEPLOYING") }, "ROLLING_BACK (DeployDeadlineExceeded)")]
 #[case::refused_by_the_api_server(Seen { new: None, refused: true, ..seen("DEPLOYING") }, "ROLLING_BACK (RefusedByApiServer)")]
 #[case::a_denied_write_is_told_before_it_is_tried_again(Seen { denied: true, weights: None, held: &[("ready", 10)], ..seen("DEPLOYING") }, "DEPLOYING (WriteDenied)")]
@@ -45,6 +50,9 @@ use small_world::{Seen, line, seen};
 #[case::not_before_it_settled(Seen { held: &[("in force", 9)], ..seen("DEPLOYED") }, "DEPLOYED (Deployed)")]
 #[case::recorded_when_acknowledged(Seen { weights: Some((1, 9)), ..seen("DEPLOYED") }, "ROUTING 1:9 (Routing)")]
 #[case::not_recorded_before(Seen { weights: Some((1, 9)), acknowledged: 4, ..seen("DEPLOYED") }, "")]
+#[case::a_slow_gateway_is_the_course_of_things(Seen { routing: "1:9", weights: Some((1, 3)), acknowledged: 4, held: &[("unconfirmed", 61), ("silent", 59)], ..seen("ROUTING") }, "ROUTING 1:9 (Routing)")]
+#[case::a_gateway_gone_silent_is_told(Seen { routing: "1:9", weights: Some((1, 3)), acknowledged: 4, held: &[("unconfirmed", 62), ("silent", 60)], ..seen("ROUTING") }, "ROUTING 1:9 (GatewayStatusMissing)")]
+#[case::a_gateway_that_refuses_is_told(Seen { spec: json!({"control": {"version": "2.0.0", "routing": "1:9"}}), routing: "1:9", weights: Some((1, 9)), acknowledged: 0, ..seen("ROUTING") }, "ROUTING 1:9 (GatewayRefuses)")]
 #[case::interval(Seen { routing: "1:9", weights: Some((1, 9)), since: 30, held: &[("in force", 30)], ..seen("ROUTING") }, "ROUTING 1:9 (Routing)")]
 #[case::next_step(Seen { routing: "1:9", weights: Some((1, 9)), since: 61, held: &[("in force", 61)], ..seen("ROUTING") }, "weigh web")]
 #[case::no_pod_left_of_the_new_version(Seen { new: Some(0), routing: "1:9", weights: Some((1, 9)), held: &[("in force", 61)], ..seen("ROUTING") }, "weigh web")]
@@ -65,6 +73,7 @@ use small_world::{Seen, line, seen};
 #[case::no_flip_onto_missing_pods(Seen { new: Some(1), routing: "1:0", weights: Some((1, 0)), ..seen("COMPLETING") }, "COMPLETING (NotEnoughEndpoints)")]
 #[case::restore_after_the_flip(Seen { apex: "new", routing: "1:0", weights: Some((1, 0)), ..seen("COMPLETING") }, "restore web, COMPLETING (Completing)")]
 #[case::drain(Seen { apex: "new", routing: "1:0", weights: None, held: &[("flipped", 29), ("restored", 29)], ..seen("COMPLETING") }, "COMPLETING (Completing)")]
+#[case::no_end_before_the_gateway_follows(Seen { apex: "new", acknowledged: 4, routing: "1:0", weights: None, held: &[("flipped", 60), ("restored", 60), ("silent", 2)], ..seen("COMPLETING") }, "COMPLETING (WaitingForGateway)")]
 #[case::retire(Seen { apex: "new", routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "delete 2 Services, scale web, COMPLETING (Completing)")]
 #[case::grace_period(Seen { spec: json!({"cleanupPolicy": "GRACE_PERIOD"}), apex: "new", routing: "1:0", weights: None, held: &[("flipped", 299), ("restored", 299)], ..seen("COMPLETING") }, "COMPLETING (Completing)")]
 #[case::keep(Seen { spec: json!({"cleanupPolicy": "MANUAL"}), apex: "new", services: false, routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "COMPLETED (OldVersionKept)")]
@@ -80,7 +89,9 @@ use small_world::{Seen, line, seen};
 #[case::then_the_route_is_given_back(Seen { rollback: "RollbackOrdered", held: &[("drained", 40)], ..seen("ROLLING_BACK") }, "restore web, ROLLING_BACK (RollbackOrdered)")]
 #[case::then_the_new_version_goes(Seen { rollback: "RollbackOrdered", weights: None, held: &[("drained", 40), ("restored", 10)], ..seen("ROLLING_BACK") }, "delete Deployment web-2-0-0, ROLLING_BACK (RollbackOrdered)")]
 #[case::without_drain_where_there_was_no_traffic(Seen { rollback: "RollbackBeforeTraffic", weights: None, ..seen("ROLLING_BACK") }, "delete Deployment web-2-0-0, ROLLING_BACK (RollbackBeforeTraffic)")]
-#[case::then_what_else_was_made(Seen { rollback: "RollbackOrdered", weights: None, new: None, ..seen("ROLLING_BACK") }, "delete 2 Services, unpin web, ROLLING_BACK (RollbackOrdered)")]
+#[case::not_what_a_gateway_may_be_using(Seen { rollback: "RollbackBeforeTraffic", acknowledged: 4, weights: None, new: None, held: &[("restored", 10)], ..seen("ROLLING_BACK") }, "ROLLING_BACK (RollbackBeforeTraffic)")]
+#[case::unless_nobody_is_there(Seen { rollback: "RollbackBeforeTraffic", acknowledged: -1, weights: None, new: None, held: &[("mute", 60), ("restored", 10)], ..seen("ROLLING_BACK") }, "delete 2 Services, unpin web, ROLLING_BACK (RollbackBeforeTraffic)")]
+#[case::then_what_else_was_made(Seen { rollback: "RollbackOrdered", weights: None, new: None, held: &[("restored", 10)], ..seen("ROLLING_BACK") }, "delete 2 Services, unpin web, ROLLING_BACK (RollbackOrdered)")]
 #[case::then_the_workload(Seen { rollback: "RollbackOrdered", weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "unpause web, ROLLING_BACK (RollbackOrdered)")]
 #[case::but_not_an_edited_one(Seen { rollback: "RollbackOrdered", edited: true, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "ROLLED_BACK (RollbackOrdered)")]
 #[case::rolled_back(Seen { rollback: "RollbackOrdered", paused: false, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "ROLLED_BACK (RollbackOrdered)")]
@@ -88,4 +99,13 @@ use small_world::{Seen, line, seen};
 #[case::no_traffic_onto_a_dead_old_version(Seen { old: 0, spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "ROLLING_BACK (RollbackOrdered)")]
 fn decision(#[case] seen: Seen, #[case] wanted: &str) {
     assert_eq!(line(&seen.plan()), wanted);
+}
+
+#[test]
+fn a_drain_does_not_begin_again_while_the_gateway_takes_the_route_back() {
+    let lagging = Seen { rollback: "RollbackOrdered", acknowledged: 4, held: &[("drained", 40)], ..seen("ROLLING_BACK") };
+    let still_split = lagging.plan();
+    assert!(!still_split.memory.since.contains_key("drained"), "weights that are not acknowledged drain nothing");
+    let restored = Seen { weights: None, ..lagging }.plan();
+    assert_eq!(restored.memory.since.get("drained"), Some(&(now() - Duration::from_secs(40))));
 }

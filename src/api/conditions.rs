@@ -83,8 +83,9 @@ impl From<bool> for Answer {
 /// Sets one condition; the transition time moves only when the answer does.
 pub fn set(conditions: &mut Vec<Condition>, generation: i64, now: Time, type_: &str, answer: Answer, reason: &str, message: &str) {
     let status = answer.as_str();
-    let since =
-        conditions.iter().find(|c| c.type_ == type_ && c.status == status).map_or_else(|| to_seconds(now), |c| c.last_transition_time);
+    // What an object is born with (`rolling_update`) has no time of its own yet.
+    let before = conditions.iter().find(|c| c.type_ == type_ && c.status == status && c.last_transition_time != Time::UNIX_EPOCH);
+    let since = before.map_or_else(|| to_seconds(now), |c| c.last_transition_time);
     let new = Condition {
         type_: type_.into(),
         status: status.into(),

@@ -283,6 +283,12 @@ impl ParentRef {
     }
 }
 
+impl std::fmt::Display for ParentRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind.as_deref().unwrap_or("Gateway"), self.name)
+    }
+}
+
 /// What one controller says about a route under one parent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParentStatus {

@@ -159,6 +159,13 @@ impl<'a> Turn<'a> {
         (self.now - since).to_std().unwrap_or_default()
     }
 
+    /// Lets a fact that has held until now go on holding.
+    pub fn keep(&mut self, fact: &'static str) {
+        if self.memory.since.contains_key(fact) {
+            self.held(fact);
+        }
+    }
+
     /// Whether a fact was said to hold in this turn.
     pub fn is_held(&self, fact: &'static str) -> bool {
         self.plan.memory.since.contains_key(fact)

@@ -85,13 +85,12 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
     set(READY, ready.into(), reason, message);
     set(RECONCILING, reconciling.into(), reason, message);
     set(STALLED, stalled.into(), reason, message);
-    let available = matches!(state, State::Deployed | State::Routing | State::Completing | State::Completed);
-    set(
-        NEW_VERSION_AVAILABLE,
-        available.into(),
-        state_word(*state),
-        if available { "the new version is deployed" } else { "the new version is not deployed" },
-    );
+    let (available, text) = match state {
+        State::Deployed | State::Routing | State::Completing | State::Completed => (true, "the new version is deployed"),
+        State::RollingBack => (false, "the new version is being removed"),
+        State::Pending | State::Deploying | State::RolledBack | State::Failed => (false, "the new version is not deployed"),
+    };
+    set(NEW_VERSION_AVAILABLE, available.into(), state_word(*state), text);
     set(TRAFFIC_SHIFTED, shifted.0, shifted.1, &shifted.2);
     let (healthy, why, text) = match &status.decision {
         Some(d) => (

@@ -20,6 +20,7 @@ pub mod audit;
 pub mod bed;
 pub mod binaries;
 pub mod demo;
+pub mod fake_gateway;
 pub mod gateway;
 pub mod kubelet;
 pub mod load;

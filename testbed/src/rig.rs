@@ -58,7 +58,7 @@ impl Rig {
     }
 }
 
-/// A service of a user: pods, Service, two routes on two gateways, and callers.
+/// A service of a user: pods, Service, routes, and callers.
 pub struct Shop {
     /// What it stands on.
     pub rig: Arc<Rig>,
@@ -66,7 +66,7 @@ pub struct Shop {
     pub namespace: String,
     /// What the user applied, as a List.
     manifests: Value,
-    has_routes: bool,
+    routes: Vec<String>,
     wrote: Value,
     loads: Vec<(&'static str, Load)>,
 }
@@ -74,24 +74,52 @@ pub struct Shop {
 impl Shop {
     /// Opens a shop with version 1.0.0 and waits until both gateways serve it. `annotations` steer its pods.
     pub async fn open(rig: &Arc<Rig>, namespace: &str, annotations: Value) -> anyhow::Result<Self> {
-        Self::open_with(rig, namespace, annotations, true).await
+        rig.bed.create_namespace(namespace).await?;
+        let mut gateways = Vec::new();
+        for (gateway, name) in rig.gateways.iter().zip(ROUTES) {
+            gateways.push(serde_yaml::from_str(&gateway.manifest(namespace, name))?);
+        }
+        let routes = ROUTES.map(|name| route(namespace, name, &json!([{"name": name, "sectionName": "web"}])));
+        let shop = Self::furnish(rig, namespace, &annotations, gateways, routes.into()).await?;
+        for gateway in &rig.gateways {
+            let target = shop.through(gateway);
+            let mut served = false;
+            for _ in 0..80 {
+                served = Load::start(Plan { max_requests: Some(1), ..Plan::new(target.clone(), 1.0) })?.finished().await.failed() == 0;
+                if served {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            ensure!(served, "the gateway {} does not serve the shop", gateway.options().name);
+        }
+        Ok(shop)
     }
 
     /// A shop that is reached by its Service only: no Gateway, no route.
     pub async fn open_without_routes(rig: &Arc<Rig>, namespace: &str) -> anyhow::Result<Self> {
-        Self::open_with(rig, namespace, json!({}), false).await
+        rig.bed.create_namespace(namespace).await?;
+        Self::furnish(rig, namespace, &json!({}), Vec::new(), Vec::new()).await
     }
 
-    async fn open_with(rig: &Arc<Rig>, namespace: &str, annotations: Value, has_routes: bool) -> anyhow::Result<Self> {
-        rig.bed.create_namespace(namespace).await?;
-        let mut objects = vec![deployment("web", &annotations), service("web"), deployment("other", &json!({})), service("other")];
-        for (gateway, name) in rig.gateways.iter().zip(ROUTES).filter(|_| has_routes) {
-            objects.push(serde_yaml::from_str(&gateway.manifest(namespace, name))?);
-            objects.push(route(namespace, name));
-        }
+    /// A shop in a namespace that is there, behind one route, `web`, with these parents. It cannot be called.
+    pub async fn open_behind(rig: &Arc<Rig>, namespace: &str, gateways: Vec<Value>, parents: &Value) -> anyhow::Result<Self> {
+        Self::furnish(rig, namespace, &json!({}), gateways, vec![route(namespace, "web", parents)]).await
+    }
+
+    async fn furnish(
+        rig: &Arc<Rig>,
+        namespace: &str,
+        annotations: &Value,
+        gateways: Vec<Value>,
+        routes: Vec<Value>,
+    ) -> anyhow::Result<Self> {
+        let names = routes.iter().filter_map(|r| r.pointer("/metadata/name")?.as_str()).map(str::to_owned).collect();
+        let pods = [deployment("web", annotations), service("web"), deployment("other", &json!({})), service("other")];
+        let objects: Vec<Value> = pods.into_iter().chain(gateways).chain(routes).collect();
         let manifests = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         let mut shop =
-            Self { rig: rig.clone(), namespace: namespace.to_owned(), manifests, has_routes, wrote: Value::Null, loads: Vec::new() };
+            Self { rig: rig.clone(), namespace: namespace.to_owned(), manifests, routes: names, wrote: Value::Null, loads: Vec::new() };
         shop.apply_manifests(&[]).await?;
         shop.kubectl(&["scale", "deployment/web", &format!("--replicas={PODS}")]).await?;
         for name in ["web", "other"] {
@@ -105,18 +133,6 @@ impl Shop {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
         shop.wrote = shop.users_objects().await?;
-        for gateway in rig.gateways.iter().filter(|_| has_routes) {
-            let target = shop.through(gateway);
-            let mut served = false;
-            for _ in 0..80 {
-                served = Load::start(Plan { max_requests: Some(1), ..Plan::new(target.clone(), 1.0) })?.finished().await.failed() == 0;
-                if served {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-            ensure!(served, "the gateway {} does not serve the shop", gateway.options().name);
-        }
         Ok(shop)
     }
 
@@ -174,7 +190,7 @@ impl Shop {
             ("Service, 1 s late", plan(service(1), 15.0)),
             ("gateway with 100 ms throttle, second rule", plan(self.through_the_second_rule_of(quick), 20.0)),
         ];
-        let callers = if self.has_routes { 0..5 } else { 2..4 };
+        let callers = if self.routes.is_empty() { 2..4 } else { 0..5 };
         for (who, plan) in plans.into_iter().take(callers.end).skip(callers.start) {
             self.loads.push((who, Load::start(plan)?));
         }
@@ -238,7 +254,7 @@ impl Shop {
     async fn users_objects(&self) -> anyhow::Result<Value> {
         let part = |object: &Value, path: &str| object.pointer(path).cloned().unwrap_or_default();
         let mut all = Vec::new();
-        for name in ROUTES.iter().filter(|_| self.has_routes) {
+        for name in &self.routes {
             all.push(part(&self.get(&format!("httproute/{name}")).await?, "/spec"));
         }
         all.push(part(&self.get("service/web").await?, "/spec/selector"));
@@ -324,12 +340,12 @@ pub fn service(name: &str) -> Value {
 }
 
 /// A route with two rules: one for `web` alone, one with a filter, a foreign backend and weights.
-fn route(namespace: &str, name: &str) -> Value {
+fn route(namespace: &str, name: &str, parents: &Value) -> Value {
     let filter = json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-seen", "value": "rule-1"}]}}]);
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name},
         "spec": {
-            "parentRefs": [{"name": name, "sectionName": "web"}],
+            "parentRefs": parents,
             "hostnames": [format!("{name}.{namespace}.example")],
             "rules": [
                 {"backendRefs": [{"name": "web", "port": 80}]},

@@ -39,7 +39,7 @@ pub struct Seen {
     pub services: bool,
     /// The weights on the route; `None`: it names the apex.
     pub weights: Option<(u32, u32)>,
-    /// Generation the gateway has acknowledged, of 5; 0: it refuses.
+    /// Generation the gateway has acknowledged, of 5; 0: it refuses; -1: it has never spoken.
     pub acknowledged: i64,
     /// Facts remembered to hold for so many seconds.
     pub held: &'static [(&'static str, i64)],
@@ -245,9 +245,11 @@ impl Seen {
         };
         let answer = if self.acknowledged == 0 { "False" } else { "True" };
         let condition = |name: &str| json!({"type": name, "status": answer, "reason": "x", "observedGeneration": if self.acknowledged == 0 { 5 } else { self.acknowledged }});
+        let spoken =
+            json!({"parentRef": {"name": "edge"}, "controllerName": "x", "conditions": [condition("Accepted"), condition("ResolvedRefs")]});
         json!({
             "spec": {"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": refs}]},
-            "status": {"parents": [{"parentRef": {"name": "edge"}, "controllerName": "x", "conditions": [condition("Accepted"), condition("ResolvedRefs")]}]},
+            "status": {"parents": if self.acknowledged < 0 { json!([]) } else { json!([spoken]) }},
         })
     }
 

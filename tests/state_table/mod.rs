@@ -42,7 +42,7 @@ fn ordered(mut seen: Seen, control: &serde_json::Value) -> Seen {
 }
 
 /// What may happen.
-const EVENTS: [Event; 30] = [
+const EVENTS: [Event; 31] = [
     ("a restart of the operator", |s| Seen { held: &[], ..s }),
     ("`control.outcome: Rollback`", |s| ordered(s, &json!({"outcome": "Rollback"}))),
     ("`control.outcome: Complete` before x:0", |s| ordered(s, &json!({"outcome": "Complete"}))),
@@ -78,6 +78,7 @@ const EVENTS: [Event; 30] = [
     ("an autoscaler sizes the workload", |s| Seen { autoscaler: true, ..s }),
     ("the gateway has not acknowledged the route", |s| Seen { acknowledged: 4, ..s }),
     ("the gateway refuses the route", |s| Seen { acknowledged: 0, ..s }),
+    ("no gateway speaks for the route", |s| Seen { acknowledged: -1, ..s }),
 ];
 
 /// (Ready, Reconciling, Stalled) as kstatus sums them up: the order is that of sigs.k8s.io/cli-utils.

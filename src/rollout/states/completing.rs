@@ -16,7 +16,7 @@ use crate::traffic::gate::{self, Gate};
 use crate::traffic::gateway::{self, RouteError};
 
 use super::shifting::{self, recorded, refused_order};
-use super::{MUTE_GATEWAY, SLOW_GATEWAY, endpoints, rolling_back, sizing};
+use super::{MUTE_GATEWAY, SLOW_GATEWAY, Wait, endpoints, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, shifted_to};
 use crate::rollout::model::{LiveCheck, Observation, Target, Write, count};
@@ -109,14 +109,9 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     if turn.acts() {
         return busy("giving the routes back");
     }
-    match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
-        Gate::Confirmed => {}
-        Gate::Silent(why) => {
-            let slow = turn.held("silent") >= SLOW_GATEWAY;
-            turn.wake_after(SLOW_GATEWAY);
-            return if slow { Progress::Stuck("WaitingForGateway", why) } else { busy("giving the routes back") };
-        }
-        Gate::Refused(why) => return Progress::Stuck("GatewayRefuses", why),
+    let gate = gate::of_all(obs.routes.iter().map(AsRef::as_ref));
+    if gate != Gate::Confirmed {
+        return shut(turn, &gate).map_or_else(|| busy("giving the routes back"), |Wait(reason, message)| Progress::Stuck(reason, message));
     }
     if !turn.held_for("restored", wish.settle.max(wish.drain)) || !drained {
         return busy("the old version drains before it goes");

@@ -11,7 +11,7 @@ use crate::traffic::gate::{self, Gate};
 use crate::traffic::{gateway, pods};
 
 use super::shifting::refused_order;
-use super::{SLOW_GATEWAY, Wait, rolling_back, sizing};
+use super::{Wait, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Cause, Turn, shifted_to};
 use crate::rollout::model::{Observation, count};
@@ -39,7 +39,12 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         return;
     }
     let saying = match wait {
-        Some(Wait(reason, message)) => Saying::new(State::Deploying, reason, message),
+        Some(wait) => {
+            let shifted = wait.of_gateway();
+            let Wait(reason, message) = wait;
+            let saying = Saying::new(State::Deploying, reason, message);
+            Saying { shifted: shifted.unwrap_or_else(|| saying.shifted.clone()), ..saying }
+        }
         None => Saying {
             shifted: shifted_to("0:1"),
             ..Saying::new(State::Deployed, "Deployed", "the new version is ready and gets 0 % of the traffic")
@@ -111,18 +116,14 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
     if turn.acts() {
         return busy("splitting the routes");
     }
-    match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
-        Gate::Confirmed => None,
-        Gate::Silent(why) => {
-            turn.wake_after(SLOW_GATEWAY);
-            if turn.held("silent") < SLOW_GATEWAY {
-                turn.held(ALMOST);
-                return busy("waiting for the gateway");
-            }
-            Some(Wait("WaitingForGateway", why))
-        }
-        Gate::Refused(why) => Some(Wait("GatewayRefuses", why)),
+    let gate = gate::of_all(obs.routes.iter().map(AsRef::as_ref));
+    if gate == Gate::Confirmed {
+        return None;
     }
+    shut(turn, &gate).or_else(|| {
+        turn.held(ALMOST);
+        busy("waiting for the gateway")
+    })
 }
 
 /// Pauses the workload at exactly the version that was looked at, and writes down what that was. Where somebody has

@@ -197,7 +197,7 @@ fn routes(obs: &Observation, wish: &Wish) -> Result<(), Hold> {
         gateway::check(route, obs.names(), &ratios).map_err(|e| Hold("RouteUnsuitable", e.to_string()))?;
     }
     match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
-        Gate::Refused(why) => Err(Hold("RouteNotAccepted", format!("{why}; correct it, or traffic could not be shifted"))),
+        Gate::Refused(why) | Gate::Mute(why) => Err(Hold("RouteNotAccepted", why)),
         Gate::Confirmed | Gate::Silent(_) => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use crate::traffic::{apex, gateway};
 
 use super::completing::{delete_services, only_reached, release_apex, restore_routes, unpause};
 use super::deploying::{create_missing_services, pause_only};
-use super::{MUTE_GATEWAY, endpoints, resting};
+use super::{MUTE_GATEWAY, endpoints, resting, shut};
 use crate::rollout::build::is_as_paused;
 use crate::rollout::decide::{BROUGHT_BACK, Cause, REFUSED, Turn, is_another};
 use crate::rollout::model::{Observation, Side, Target, Write};
@@ -44,7 +44,9 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let state = match retreat(turn, wish) {
         Some(waiting) => {
             let message = format!("{message}; {waiting}");
-            turn.say(Saying { shifted: going_back(), ..Saying::new(State::RollingBack, &reason, message) });
+            let gate = gate::of_all(turn.obs.routes.iter().map(AsRef::as_ref));
+            let shifted = shut(turn, &gate).and_then(|wait| wait.of_gateway()).unwrap_or_else(going_back);
+            turn.say(Saying { shifted, ..Saying::new(State::RollingBack, &reason, message) });
             return;
         }
         None if reason == REFUSED => State::Failed,
@@ -146,16 +148,13 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return Some("moving all traffic to the old version".into());
     }
     let split = obs.routes.iter().any(|r| gateway::is_split(r, names));
-    if (split || obs.new_deployment().is_some()) && !is_abandoned(obs) {
-        // A gateway that has never said anything of a route must not keep the update here for ever; one that has, may
-        // be serving what it knew last while it cannot be heard.
-        let mute = obs.routes.iter().all(|r| r.statuses.is_empty());
-        match gate::of_all(obs.routes.iter().map(AsRef::as_ref)) {
-            Gate::Silent(why) | Gate::Refused(why) if had_traffic(turn) && !(mute && turn.held_for("mute", MUTE_GATEWAY)) => {
-                return Some(why);
-            }
-            _ => {}
+    let unheard = unheard(turn);
+    if let Some(why) = unheard.clone().filter(|_| had_traffic(turn) && (split || obs.new_deployment().is_some())) {
+        if !split {
+            // It gets no traffic by what was acknowledged last, and none by this.
+            turn.keep("drained");
         }
+        return Some(why);
     }
     // Kept-alive callers of the Service leave only when the pods do, so in Pods mode waiting helps nobody.
     let drain = if obs.by_pods() { wish.settle } else { wish.settle + wish.drain };
@@ -171,8 +170,10 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if turn.acts() {
         return Some("giving the routes back".into());
     }
-    if had_traffic(turn) && obs.new_deployment().is_some() && !held_for(turn, "restored", wish.settle, drain + wish.settle) {
-        return Some("giving the data plane time to follow".into());
+    let followed = is_abandoned(obs) || unheard.is_none() && held_for(turn, "restored", wish.settle, drain + wish.settle);
+    let following = || unheard.clone().unwrap_or_else(|| "giving the data plane time to follow".into());
+    if had_traffic(turn) && obs.new_deployment().is_some() && !followed {
+        return Some(following());
     }
     if let Some(deployment) = obs.new_deployment().filter(|d| !d.meta.deleting) {
         let target = Target::of(Kind::Deployment, &deployment.meta);
@@ -182,6 +183,10 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     }
     if !obs.new.pods.is_empty() || obs.new_deployment().is_some() {
         return Some(format!("{} pods of the new version are still ending", obs.new.pods.len()));
+    }
+    // Until then the old version is reached by its version Service, whether the new one had traffic or not.
+    if !followed && obs.version_services().next().is_some() {
+        return Some(following());
     }
     delete_services(turn);
     endpoints::tidy(turn);
@@ -197,6 +202,25 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     }
     release_old_revision(turn);
     turn.acts().then(|| "letting go of the workload".into())
+}
+
+/// What has not been acknowledged yet. A gateway that has never spoken of a route must not keep the update here for ever;
+/// one that has, may be using what it knew last while it cannot be heard.
+fn unheard(turn: &mut Turn<'_>) -> Option<String> {
+    let obs = turn.obs;
+    if is_abandoned(obs) {
+        return None;
+    }
+    let mut gates: Vec<Gate> = obs.routes.iter().flat_map(|route| gate::of_each_parent(route)).collect();
+    let is_mute = |gate: &Gate| matches!(gate, Gate::Mute(_));
+    if gates.iter().any(is_mute) && turn.held_for("mute", MUTE_GATEWAY) {
+        gates.retain(|gate| !is_mute(gate));
+    }
+    match gates.into_iter().max()? {
+        Gate::Confirmed => None,
+        Gate::Mute(why) | Gate::Refused(why) => Some(why),
+        Gate::Silent(why) => Some(format!("{why}, or take its parentRef out of the route if it is gone for good")),
+    }
 }
 
 /// Another version is wanted: pin and pause stay for it.

@@ -9,7 +9,7 @@ use crate::cluster::facts::{HttpRoute, Kind};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::{MUTE_GATEWAY, SLOW_GATEWAY, Wait, deploying, endpoints, interference, rolling_back, sizing};
+use super::{SLOW_GATEWAY, WAITING_FOR_GATEWAY, Wait, deploying, endpoints, interference, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Cause, Turn, other_version, shifted_to};
 use crate::rollout::model::{Observation, Side, count};
@@ -64,7 +64,7 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     if carries(obs, target.ratio) && target.ratio != on_record.ratio {
         match gate {
             Gate::Confirmed => record(turn, wish, &target),
-            Gate::Silent(_) if turn.held("unconfirmed") < SLOW_GATEWAY => {
+            Gate::Mute(_) | Gate::Silent(_) if turn.held("unconfirmed") < SLOW_GATEWAY => {
                 turn.wake_after(SLOW_GATEWAY);
                 return;
             }
@@ -285,22 +285,16 @@ fn say_shifting(turn: &mut Turn<'_>, wish: &Wish, gate: &Gate, waiting: Option<W
     let asked = turn.status.routing.clone().unwrap_or_default();
     let zero = recorded(turn.obs).ratio.is_all_old() && turn.status.routing == turn.obs.status.routing;
     let state = if turn.obs.status.state == State::Deployed && zero { State::Deployed } else { State::Routing };
-    let shifted = match gate {
-        Gate::Confirmed if turn.obs.by_pods() => in_endpoints(turn),
-        Gate::Confirmed => shifted_to(&asked),
-        Gate::Refused(why) => (Answer::False, "GatewayRefuses", why.clone()),
-        Gate::Silent(why) => {
-            let silent = turn.held("silent");
-            turn.wake_after(if silent < SLOW_GATEWAY { SLOW_GATEWAY } else { MUTE_GATEWAY });
-            match silent {
-                s if s < SLOW_GATEWAY => shifted_to(&asked),
-                s if s < MUTE_GATEWAY => (Answer::False, "WaitingForGateway", why.clone()),
-                _ => (Answer::Unknown, "GatewayStatusMissing", why.clone()),
-            }
-        }
+    let at_gate = shut(turn, gate);
+    let shifted = match at_gate.as_ref().and_then(Wait::of_gateway) {
+        Some(shut) => shut,
+        None if turn.obs.by_pods() => in_endpoints(turn),
+        None => shifted_to(&asked),
     };
     let recorded = recorded(turn.obs).ratio;
-    let waiting = waiting.or_else(|| old_not_serving(turn.obs, recorded)).or_else(|| not_ready(turn, wish));
+    // A gateway that is merely slow is the course of things.
+    let at_gate = at_gate.filter(|wait| wait.0 != WAITING_FOR_GATEWAY);
+    let waiting = at_gate.or(waiting).or_else(|| old_not_serving(turn.obs, recorded)).or_else(|| not_ready(turn, wish));
     let Wait(reason, message) = waiting.unwrap_or_else(|| Wait(state_word(state), format!("traffic new:old is {asked}")));
     turn.say(Saying { shifted, refused_order: refused_order(wish, turn.obs), ..Saying::new(state, reason, message) });
 }
