@@ -30,8 +30,8 @@ use super::index::Index;
 use super::watch::News;
 use super::write::Writer;
 
-/// Objects worked on at the same time.
-const CONCURRENCY: usize = 16;
+/// Objects worked on at the same time. Mostly they wait for the API server, and an order must not wait for them.
+const CONCURRENCY: usize = 64;
 /// Writes of one object in a row before the others get their turn.
 const TURNS: usize = 32;
 /// First and longest wait after a write that did not work.
