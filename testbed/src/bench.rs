@@ -36,6 +36,8 @@ const SINGLE: usize = 50;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Rollbacks ordered at the same moment.
 const AT_ONCE: usize = 20;
+/// How often that is done.
+const BURSTS: usize = 3;
 /// Finished updates while the operator is to be idle.
 const FINISHED: usize = 1000;
 /// What is said of numbers alone may take the operator this long.
@@ -70,12 +72,12 @@ pub async fn run(namespace: &Entered, only: Option<Part>) -> anyhow::Result<bool
     let mut table = Table::default();
     let mut finished = Vec::new();
     if only != Some(Part::Idle) {
-        let count = ACTIVE + AT_ONCE + SINGLE;
+        let count = BURSTS * AT_ONCE + SINGLE + ACTIVE;
         step(&format!("bringing {count} updates to ROUTING 1:1"));
         finished = Shop::open(&bed, "busy", 5, count).await?;
         Shop::update(&bed, &finished, "2.0.0").await?;
         wait_for(&finished, &bed, "ROUTING 1:1", |state, routing| (state, routing) == ("ROUTING", "1:1")).await?;
-        rollbacks(&bed, &finished, &mut table, step).await?;
+        rollbacks(&bed, &operator, &finished, &mut table, step).await?;
     }
     if only != Some(Part::Rollback) {
         let count = FINISHED - finished.len();
@@ -88,19 +90,24 @@ pub async fn run(namespace: &Entered, only: Option<Part>) -> anyhow::Result<bool
         idle(&bed, &operator, &mut table).await?;
     }
     step("done");
-    say!("\n{}", table.text());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    say!("\n{}\n{cores} cores, load average {}", table.text(), load.split_whitespace().next().unwrap_or_default());
     drop(operator);
     bed.shutdown().await?;
     Ok(table.kept)
 }
 
 /// Orders rollbacks, at once and one by one, until only as many updates are left as must be active throughout; then all.
-async fn rollbacks(bed: &Bed, shops: &[Shop], table: &mut Table, step: impl Fn(&str)) -> anyhow::Result<()> {
-    let (at_once, rest) = shops.split_at_checked(AT_ONCE).context("too few updates")?;
-    let (single, rest) = rest.split_at_checked(SINGLE).context("too few updates")?;
-    step(&format!("ordering {AT_ONCE} rollbacks at once"));
-    try_join_all(at_once.iter().map(|shop| shop.roll_back(bed))).await?;
-    wait_for(at_once, bed, "ROLLED_BACK", |state, _| state == "ROLLED_BACK").await?;
+async fn rollbacks(bed: &Bed, operator: &Operator, shops: &[Shop], table: &mut Table, step: impl Fn(&str)) -> anyhow::Result<()> {
+    let cpu = operator.cpu_time()?;
+    let (at_once, others) = shops.split_at_checked(BURSTS * AT_ONCE).context("too few updates")?;
+    let (single, rest) = others.split_at_checked(SINGLE).context("too few updates")?;
+    step(&format!("ordering {AT_ONCE} rollbacks at once, {BURSTS} times"));
+    for burst in at_once.chunks(AT_ONCE) {
+        try_join_all(burst.iter().map(|shop| shop.roll_back(bed))).await?;
+        wait_for(burst, bed, "ROLLED_BACK", |state, _| state == "ROLLED_BACK").await?;
+    }
     step(&format!("ordering {SINGLE} rollbacks, one after the other"));
     for shop in single {
         shop.roll_back(bed).await?;
@@ -110,29 +117,41 @@ async fn rollbacks(bed: &Bed, shops: &[Shop], table: &mut Table, step: impl Fn(&
     step(&format!("ordering the other {} rollbacks at once", rest.len()));
     try_join_all(rest.iter().map(|shop| shop.roll_back(bed))).await?;
     wait_for(shops, bed, "ROLLED_BACK", |state, _| state == "ROLLED_BACK").await?;
+    let cpu = operator.cpu_time()?.saturating_sub(cpu) / u32::try_from(shops.len())?;
 
     let log = AuditLog::read(&bed.audit_log())?;
     let find = |shops: &[Shop]| shops.iter().map(|shop| Rollback::find(&log, shop)).collect::<anyhow::Result<Vec<_>>>();
     let (at_once, single, rest) = (find(at_once)?, find(single)?, find(rest)?);
-    let mut latencies: Vec<_> = single.iter().map(|r| r.weights - r.ordered).collect();
-    latencies.sort_unstable();
+    let written: Vec<_> = single.iter().map(|r| r.written - r.ordered).collect();
     for (name, percent, target) in [("p50", 50, "10 ms"), ("p95", 95, ""), ("p99", 99, "50 ms")] {
-        let rank = (latencies.len() * percent).div_ceil(100);
-        let latency = latencies.get(rank.saturating_sub(1)).context("no rollback was measured")?;
-        table.row(&format!("rollback ordered -> weights written, {SINGLE} times, {name}"), millis(*latency), target);
+        let what = format!("rollback ordered -> weights written, {SINGLE} times, {name}");
+        table.row(&what, millis(percentile(&written, percent)), target);
     }
-    for (rollbacks, target) in [(&at_once, "250 ms"), (&rest, "")] {
-        let asked = rollbacks.iter().map(|r| r.ordered);
-        let (first, last) = (asked.clone().min().unwrap_or_default(), asked.max().unwrap_or_default());
-        let written = rollbacks.iter().map(|r| r.weights).max().unwrap_or_default();
-        let count = rollbacks.len();
-        table.row(&format!("{count} rollbacks at once, last order -> last weights"), millis(written - last), target);
-        table.row(&format!("{count} rollbacks at once, first order -> last weights"), millis(written - first), target);
+    let asked: Vec<_> = single.iter().map(|r| r.asked - r.ordered).collect();
+    for (name, percent) in [("p50", 50), ("p99", 99)] {
+        table.row(&format!("  of which until the API server was asked, {name}"), millis(percentile(&asked, percent)), "");
+    }
+    for (rollbacks, times, target) in [(&at_once, BURSTS, "250 ms"), (&rest, 1, "")] {
+        let size = rollbacks.len() / times;
+        let bursts = || rollbacks.chunks(size).filter_map(|burst| Some((burst, burst.iter().map(|r| r.written).max()?)));
+        let from_last = bursts().filter_map(|(burst, done)| Some(done - burst.iter().map(|r| r.ordered).max()?));
+        let from_first = bursts().filter_map(|(burst, done)| Some(done - burst.iter().map(|r| r.ordered).min()?));
+        let worst = if times > 1 { format!(", worst of {times}") } else { String::new() };
+        table.row(&format!("{size} at once, last order -> last weights{worst}"), millis(from_last.max().unwrap_or_default()), target);
+        table.row(&format!("{size} at once, first order -> last weights{worst}"), millis(from_first.max().unwrap_or_default()), target);
     }
     let all = shops.len();
     let first = [at_once, single, rest].iter().flatten().filter(|r| r.first).count();
     table.promise("rollbacks whose first write was the weights", format!("{first} of {all}"), format!("{all} of {all}"));
+    table.row("processor time of the operator for a whole rollback", format!("{} ms", cpu.as_millis()), "");
     Ok(())
+}
+
+/// The value that this share of them does not exceed.
+fn percentile(times: &[TimeDelta], percent: usize) -> TimeDelta {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
 
 /// What the operator does when there is nothing to do.
@@ -140,7 +159,7 @@ async fn idle(bed: &Bed, operator: &Operator, table: &mut Table) -> anyhow::Resu
     sleep(SETTLE).await;
     let (began, cpu) = (Utc::now(), operator.cpu_time()?);
     sleep(IDLE).await;
-    let (ended, cpu) = (Utc::now(), operator.cpu_time()? - cpu);
+    let (ended, cpu) = (Utc::now(), operator.cpu_time()?.saturating_sub(cpu));
     let log = AuditLog::read(&bed.audit_log())?.by_user(operator::USER).between(began, ended);
     let (leases, writes) = (log.filter(|e| e.resource == "leases"), log.filter(|e| e.resource != "leases"));
     ensure!(!leases.is_empty(), "the operator renewed no Lease: it does not run, or its writes are not in the log");
@@ -156,10 +175,14 @@ async fn idle(bed: &Bed, operator: &Operator, table: &mut Table) -> anyhow::Resu
     Ok(())
 }
 
-/// When a rollback was ordered, and when the traffic was back.
+/// What the audit log tells of one rollback.
 struct Rollback {
+    /// The order was answered.
     ordered: DateTime<Utc>,
-    weights: DateTime<Utc>,
+    /// The API server got the request for the weights.
+    asked: DateTime<Utc>,
+    /// It had carried it out.
+    written: DateTime<Utc>,
     /// Nothing was written about the update in between.
     first: bool,
 }
@@ -175,7 +198,7 @@ impl Rollback {
         let is_weights = |e: &&Entry| e.resource == "httproutes" && e.code == 200;
         let weights = after.entries().iter().find(is_weights).with_context(|| format!("the route {name} was not written"))?;
         let first = after.entries().iter().all(|e| e.at >= weights.at);
-        Ok(Self { ordered: order.answered, weights: weights.answered, first })
+        Ok(Self { ordered: order.answered, asked: weights.at, written: weights.answered, first })
     }
 }
 
@@ -217,7 +240,9 @@ impl Shop {
         });
         let mut objects = vec![rig::deployment(name, &json!({})), rig::service(name), route];
         for object in &mut objects {
-            object["metadata"]["namespace"] = json!(namespace);
+            if let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+                metadata.insert("namespace".to_owned(), json!(namespace));
+            }
         }
         objects
     }
@@ -260,7 +285,7 @@ async fn wait_for(shops: &[Shop], bed: &Bed, what: &str, wanted: impl Fn(&str, &
         let names: HashSet<_> = all.items.iter().filter(there).filter_map(|o| o.metadata.name.clone()).collect();
         let Some(late) = shops.iter().find(|shop| !names.contains(&shop.name)) else { return Ok(()) };
         if Instant::now() > deadline {
-            let status = all.items.iter().find(|o| o.metadata.name.as_ref() == Some(&late.name)).map(|o| &o.data["status"]);
+            let status = all.items.iter().find(|o| o.metadata.name.as_ref() == Some(&late.name)).and_then(|o| o.data.get("status"));
             bail!("{} is not at {what} after {LIMIT:?}: {status:#?}", late.name);
         }
         sleep(Duration::from_millis(500)).await;
