@@ -28,6 +28,11 @@ controlplane: build ## Build or fetch the real control plane and gateway (once; 
 demo: build ## Bring out a new version under load on a real cluster and watch
 	$(BIN)/testbed demo
 
+.PHONY: bench
+bench: build ## Measure rollback latency, and what 1,000 finished updates cost, on a real cluster
+	cargo build --release -p aether-operator --bins
+	$(BIN)/testbed bench
+
 .PHONY: test
 test: build ## Run every test: pure, model, and on a real cluster
 	cargo test --workspace

@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::time::{DelayQueue, delay_queue};
 
+use crate::api::State;
+use crate::api::rolling_update::Objects;
 use crate::rollout::apply::{Applied, apply};
 use crate::rollout::decide::decide;
 use crate::rollout::model::Memory;
@@ -19,6 +21,7 @@ use crate::rollout::observe::observe;
 use crate::rollout::wish::Wish;
 use crate::runtime::clock;
 use crate::runtime::metrics::Metrics;
+use crate::traffic::gateway;
 
 use super::SharedIndex;
 use super::event::Publisher;
@@ -27,8 +30,8 @@ use super::index::Index;
 use super::watch::News;
 use super::write::Writer;
 
-/// Objects worked on at the same time.
-const CONCURRENCY: usize = 16;
+/// Objects worked on at the same time. Mostly they wait for the API server, and an order must not wait for them.
+const CONCURRENCY: usize = 64;
 /// Writes of one object in a row before the others get their turn.
 const TURNS: usize = 32;
 /// First and longest wait after a write that did not work.
@@ -150,7 +153,7 @@ async fn work(context: Context, key: Key, mut kept: Kept) -> Done {
 fn lane(index: &Index, key: &Key) -> Key {
     let update = index.update(key);
     let object = update.as_ref().and_then(|u| u.object.as_ref().ok());
-    let recorded = object.and_then(|o| o.status.as_ref()).and_then(|s| s.objects.as_ref()).map(|o| o.workload.clone());
+    let recorded = update.as_ref().and_then(|u| recorded(u)).map(|o| o.workload.clone());
     let wanted = || object.and_then(|o| Wish::parse(&o.spec).ok()).map(|w| w.workload);
     Key::new(&key.namespace, recorded.or_else(wanted).unwrap_or_default())
 }
@@ -159,29 +162,73 @@ fn all(index: &Index) -> Vec<Key> {
     index.updates().map(|u| u.meta.key()).collect()
 }
 
-/// The RollingUpdates that a piece of news may matter to: those of its namespace that are not over, those at rest that
-/// take care of what it is about, and the one it is about.
+/// The RollingUpdates that a piece of news may matter to: the one it is about, first of all; then those of its namespace
+/// that wait to start, those at work on what it is about, and those at rest that take care of it.
 pub fn concerned(index: &Index, kind: Kind, about: &Key) -> Vec<Key> {
     let own = (kind == Kind::RollingUpdate).then(|| about.clone());
-    let open = index.updates_in(&about.namespace).filter(|u| match u.state() {
-        Some(state) if state.is_terminal() => cares_for(u, kind, &about.name),
-        state => state.is_some(),
-    });
-    let mut keys: HashSet<Key> = open.map(|u| u.meta.key()).collect();
-    keys.extend(own);
-    keys.into_iter().collect()
+    let (mut keys, mut others) = (Vec::new(), Vec::new());
+    let mut found = own.is_some();
+    for update in index.updates_in(&about.namespace) {
+        let key = update.meta.key();
+        match update.state() {
+            _ if Some(&key) == own.as_ref() => {}
+            Some(State::Pending) => keys.push(key),
+            Some(state) if state.is_terminal() => keys.extend(cares_for(update, kind, &about.name).then_some(key)),
+            Some(_) if works_with(index, update, kind, about) => {
+                found = true;
+                keys.push(key);
+            }
+            Some(_) => others.push(key),
+            None => {}
+        }
+    }
+    if !found {
+        // What nobody works with now may have been somebody's before.
+        keys.append(&mut others);
+    }
+    own.into_iter().chain(keys).collect()
+}
+
+/// An update at work looks at its own Deployments, Services and routes, and at what their controllers make of them.
+fn works_with(index: &Index, update: &Update, kind: Kind, about: &Key) -> bool {
+    let Some(objects) = recorded(update) else { return true };
+    let (name, namespace) = (about.name.as_str(), about.namespace.as_str());
+    let deployments = [&objects.workload, &objects.old_revision, &objects.new_revision];
+    let services = [&objects.service, &objects.old_service, &objects.new_revision];
+    match kind {
+        Kind::RollingUpdate => false,
+        Kind::Deployment => deployments.iter().any(|d| *d == name),
+        Kind::ReplicaSet | Kind::Pod => deployments.iter().any(|d| is_named_after(name, d)),
+        Kind::Service => services.iter().any(|s| *s == name),
+        Kind::EndpointSlice => services.iter().any(|s| is_named_after(name, s)),
+        Kind::HttpRoute => {
+            let mut routes = index.routes(namespace).filter(|r| r.meta.name == name);
+            objects.routes.iter().any(|r| r == name) || routes.any(|r| services.iter().any(|s| gateway::names_service(r, s)))
+        }
+        Kind::Autoscaler => true,
+    }
+}
+
+/// Controllers call what they make after what they make it for, cut so that their suffix fits.
+fn is_named_after(name: &str, owner: &str) -> bool {
+    const KEPT: usize = 57;
+    name.starts_with(owner.get(..KEPT).unwrap_or(owner))
 }
 
 /// An update at rest looks after its Deployments, its Service and whatever may scale them.
 fn cares_for(update: &Update, kind: Kind, name: &str) -> bool {
-    let object = update.object.as_ref().ok();
-    let Some(objects) = object.and_then(|o| o.status.as_ref()).and_then(|s| s.objects.as_ref()) else { return false };
+    let Some(objects) = recorded(update) else { return false };
     match kind {
         Kind::Deployment => [&objects.workload, &objects.old_revision, &objects.new_revision].iter().any(|n| *n == name),
         Kind::Service => objects.service == name,
         Kind::Autoscaler => true,
         _ => false,
     }
+}
+
+/// What an update works on, once it has started.
+fn recorded(update: &Update) -> Option<&Objects> {
+    update.object.as_ref().ok()?.status.as_ref()?.objects.as_ref()
 }
 
 /// Keys to work on, each at most once, and none while it is being worked on.
@@ -232,5 +279,75 @@ impl Queue {
                 self.timers.remove(&old);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::facts::Fact;
+    use serde_json::{Value, json};
+
+    fn object(kind: Kind, name: &str, rest: &Value) -> Fact {
+        let (group, version, kind_name, _) = kind.gvk();
+        let mut object = json!({
+            "apiVersion": format!("{group}/{version}"), "kind": kind_name,
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1"},
+        });
+        for (key, value) in rest.as_object().unwrap() {
+            object[key] = value.clone();
+        }
+        Fact::read(kind, serde_json::from_value(object).unwrap())
+    }
+
+    fn update(name: &str, state: &str) -> Fact {
+        let objects = json!({
+            "workload": name, "service": name, "oldRevision": name, "oldService": format!("{name}-1-0-0"),
+            "newRevision": format!("{name}-2-0-0"), "routes": [name],
+        });
+        let spec = json!({"artifactBase": format!("shop.example:{name}"), "version": "2.0.0"});
+        let objects = if state == "PENDING" { Value::Null } else { objects };
+        object(Kind::RollingUpdate, name, &json!({"spec": spec, "status": {"state": state, "objects": objects}}))
+    }
+
+    fn names(index: &Index, kind: Kind, about: &str) -> Vec<String> {
+        concerned(index, kind, &Key::new("shop", about)).into_iter().map(|k| k.name).collect()
+    }
+
+    #[test]
+    fn news_go_to_those_who_look_at_what_they_are_about() {
+        let mut index = Index::default();
+        for (name, state) in [("cart", "ROUTING"), ("desk", "ROLLING_BACK"), ("rest", "COMPLETED"), ("wait", "PENDING")] {
+            index.apply(Kind::RollingUpdate, update(name, state));
+        }
+        for (name, service) in [("cart", "other"), ("new", "desk-2-0-0")] {
+            let rules = json!([{"backendRefs": [{"name": service}]}]);
+            index.apply(Kind::HttpRoute, object(Kind::HttpRoute, name, &json!({"spec": {"rules": rules}})));
+        }
+        let cases: [(Kind, &str, &[&str]); 13] = [
+            (Kind::RollingUpdate, "desk", &["desk", "wait"]),
+            (Kind::RollingUpdate, "gone", &["gone", "wait"]),
+            (Kind::Deployment, "cart-2-0-0", &["cart", "wait"]),
+            (Kind::Deployment, "rest", &["rest", "wait", "cart", "desk"]),
+            (Kind::ReplicaSet, "desk-6d4cf56db6", &["desk", "wait"]),
+            (Kind::Pod, "desk-2-0-0-6d4cf56db6-x7k2p", &["desk", "wait"]),
+            (Kind::Pod, "strange", &["wait", "cart", "desk"]),
+            (Kind::Service, "cart-1-0-0", &["cart", "wait"]),
+            (Kind::EndpointSlice, "cart-1-0-0-fgh7k", &["cart", "wait"]),
+            (Kind::HttpRoute, "cart", &["cart", "wait"]),
+            (Kind::HttpRoute, "new", &["desk", "wait"]),
+            (Kind::HttpRoute, "strange", &["wait", "cart", "desk"]),
+            (Kind::Autoscaler, "any", &["cart", "desk", "rest", "wait"]),
+        ];
+        for (kind, about, wanted) in cases {
+            assert_eq!(names(&index, kind, about), wanted, "{kind:?} {about}");
+        }
+    }
+
+    #[test]
+    fn what_a_controller_makes_of_a_long_name_is_known() {
+        let long = "a".repeat(63);
+        assert!(is_named_after(&format!("{}x7k2p", &long[..58]), &long));
+        assert!(!is_named_after("web-2-0-0-x", "web-1-0-0"));
     }
 }

@@ -35,6 +35,8 @@ pub enum Effect {
 pub struct Entry {
     /// When the API server received it.
     pub at: DateTime<Utc>,
+    /// When it had answered it.
+    pub answered: DateTime<Utc>,
     /// User name.
     pub user: String,
     /// `create`, `update`, `patch`, `delete` or `deletecollection`.
@@ -189,6 +191,7 @@ struct Line<'a> {
     #[serde(borrow)]
     response_object: Option<&'a RawValue>,
     request_received_timestamp: DateTime<Utc>,
+    stage_timestamp: DateTime<Utc>,
 }
 
 #[derive(Deserialize)]
@@ -294,6 +297,7 @@ impl Reader {
         };
         self.log.entries.push(Entry {
             at: line.request_received_timestamp,
+            answered: line.stage_timestamp,
             user: line.user.username.clone(),
             verb: line.verb.clone(),
             group: object.api_group.clone(),
@@ -325,6 +329,7 @@ mod tests {
             "requestObject": {"metadata": {"resourceVersion": before}},
             "responseObject": {"metadata": {"name": "web", "resourceVersion": after}},
             "requestReceivedTimestamp": format!("2030-01-01T00:00:{second:02}.000000Z"),
+            "stageTimestamp": format!("2030-01-01T00:00:{second:02}.004000Z"),
         })
     }
 

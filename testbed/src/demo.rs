@@ -1,7 +1,6 @@
 //! The demo: a new version brought out under load, for a person to watch, with the figures at the end.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -31,10 +30,6 @@ const SETTLE: TimeDelta = TimeDelta::seconds(3);
 const POINTS: f64 = 2.0;
 /// The promise on writes.
 const MOST_WRITES: u64 = 25;
-
-macro_rules! say {
-    ($($what:tt)*) => {{ let _ = writeln!(std::io::stdout(), $($what)*); }};
-}
 
 /// Runs the demo inside the namespace. Ok(false): it ran, and something was not as promised.
 pub async fn run(namespace: &Entered) -> anyhow::Result<bool> {

@@ -16,8 +16,17 @@
 //!
 //! Nothing of the product is used here: the bed must not share its errors.
 
+/// As `println!`, but content when nobody reads.
+macro_rules! say {
+    ($($what:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($what)*);
+    }};
+}
+
 pub mod audit;
 pub mod bed;
+pub mod bench;
 pub mod binaries;
 pub mod demo;
 pub mod fake_gateway;

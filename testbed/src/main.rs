@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use testbed::bench;
 use testbed::binaries::Binaries;
 use testbed::namespace;
 use tokio::signal::ctrl_c;
@@ -33,6 +34,12 @@ enum Task {
     Build,
     /// Bring out a new version of a service under load, and watch
     Demo,
+    /// Measure how fast the operator (its release build) goes back, and what it costs when nothing is to be done
+    Bench {
+        /// Only this
+        #[arg(long, value_enum)]
+        only: Option<bench::Part>,
+    },
     /// Boot a test bed and leave it running
     Up {
         #[command(flatten)]
@@ -74,6 +81,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Build => build(),
         Task::Demo => demo(),
+        Task::Bench { only } => bench(only),
         Task::Up { bed, foreground: true } => foreground(&bed.name),
         Task::Up { bed, foreground: false } => up(&bed.name),
         Task::Down { bed } => down(&bed.name),
@@ -110,6 +118,16 @@ fn demo() -> anyhow::Result<()> {
             std::process::exit(1)
         }
     }
+}
+
+fn bench(only: Option<bench::Part>) -> anyhow::Result<()> {
+    Binaries::ensure()?;
+    let namespace = namespace::enter("bench")?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    if !runtime.block_on(bench::run(&namespace, only))? {
+        std::process::exit(1)
+    }
+    Ok(())
 }
 
 fn foreground(name: &str) -> anyhow::Result<()> {

@@ -14,6 +14,8 @@ pub const USER: &str = "system:serviceaccount:aether-system:aether-operator";
 const NAMESPACE: &str = "aether-system";
 const NAME: &str = "aether-operator";
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The unit of processor times in /proc.
+const TICK: Duration = Duration::from_millis(10);
 
 /// The repository's root.
 pub fn repository() -> PathBuf {
@@ -48,8 +50,13 @@ pub struct Operator {
 impl Operator {
     /// Starts an operator and waits until it knows the cluster. Several may run: names tell their logs and ports apart.
     pub async fn start(bed: &Bed, name: &str, admin_port: u16, lease: Duration) -> anyhow::Result<Self> {
+        Self::start_build(bed, &binary()?, name, admin_port, lease).await
+    }
+
+    /// As [`Operator::start`], with another build of it.
+    pub async fn start_build(bed: &Bed, program: &Path, name: &str, admin_port: u16, lease: Duration) -> anyhow::Result<Self> {
         let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, NAME).await?;
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(program);
         command
             .args(["run", "--namespace", NAMESPACE, "--admin-address", &format!("127.0.0.1:{admin_port}")])
             .args(["--lease-seconds", &lease.as_secs().to_string()])
@@ -87,6 +94,16 @@ impl Operator {
         self.process.log()
     }
 
+    /// Processor time used so far.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let id = self.process.id().context("the operator has ended")?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // The program's name, in brackets, may hold spaces. User and system time are the 12th and 13th field after it.
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+        let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(TICK * u32::try_from(ticks.iter().sum::<u64>())?)
+    }
+
     /// Resident memory now and at its highest, in MiB.
     pub fn memory_mib(&self) -> anyhow::Result<(u64, u64)> {
         let id = self.process.id().context("the operator has ended")?;
@@ -109,6 +126,13 @@ fn binary() -> anyhow::Result<PathBuf> {
         .map(|dir| dir.join(NAME))
         .find(|path| path.is_file())
         .context("the operator is not built yet; run `make build` first")
+}
+
+/// The operator's release build, in the same target folder.
+pub fn release_binary() -> anyhow::Result<PathBuf> {
+    let debug = binary()?;
+    let release = debug.ancestors().nth(2).map(|target| target.join("release").join(NAME));
+    release.filter(|path| path.is_file()).context("the operator is not built for release yet; run `make bench`")
 }
 
 async fn is_ready(port: u16) -> bool {
