@@ -23,6 +23,7 @@ pub mod demo;
 pub mod gateway;
 pub mod kubelet;
 pub mod load;
+pub mod metrics_api;
 pub mod namespace;
 pub mod operator;
 pub mod pki;
