@@ -97,6 +97,13 @@ use small_world::{Seen, line, now, seen};
 #[case::rolled_back(Seen { rollback: "RollbackOrdered", paused: false, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "ROLLED_BACK (RollbackOrdered)")]
 #[case::failed(Seen { rollback: "RefusedByApiServer", paused: false, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "FAILED (RefusedByApiServer)")]
 #[case::no_traffic_onto_a_dead_old_version(Seen { old: 0, spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "ROLLING_BACK (RollbackOrdered)")]
+// At rest
+#[case::fewer_pods_not_at_once(Seen { since: 59, ..at_rest() }, "COMPLETED ()")]
+#[case::fewer_pods(Seen { since: 60, ..at_rest() }, "scale web-2-0-0, COMPLETED ()")]
+#[case::more_pods_at_once(Seen { since: 1, spec: json!({"instances": 3}), autoscaled: true, ..at_rest() }, "scale web-2-0-0, COMPLETED ()")]
+#[case::what_an_autoscaler_asked_for_in_the_middle_waits(Seen { since: 60, autoscaled: true, held: &[("more pods than asked for", 59)], ..at_rest() }, "COMPLETED ()")]
+#[case::it_could_object(Seen { since: 60, autoscaled: true, held: &[("more pods than asked for", 60)], ..at_rest() }, "scale web-2-0-0, COMPLETED ()")]
+#[case::what_it_asks_for_at_rest_is_done(Seen { since: 60, autoscaled: true, held: &[("as many pods as asked for", 1)], ..at_rest() }, "scale web-2-0-0, COMPLETED ()")]
 fn decision(#[case] seen: Seen, #[case] wanted: &str) {
     assert_eq!(line(&seen.plan()), wanted);
 }
@@ -108,4 +115,12 @@ fn a_drain_does_not_begin_again_while_the_gateway_takes_the_route_back() {
     assert!(!still_split.memory.since.contains_key("drained"), "weights that are not acknowledged drain nothing");
     let restored = Seen { weights: None, ..lagging }.plan();
     assert_eq!(restored.memory.since.get("drained"), Some(&(now() - Duration::from_secs(40))));
+}
+
+/// 2.0.0 is live with two pods, and one is asked for.
+fn at_rest() -> Seen {
+    let spec = json!({"instances": 1});
+    let live =
+        Seen { old: 0, retired: true, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETED") };
+    Seen { spec, ..live }
 }

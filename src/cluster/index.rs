@@ -158,11 +158,11 @@ impl Index {
         self.in_namespace(Kind::HttpRoute, namespace).filter_map(|f| if let Fact::HttpRoute(o) = f { Some(o) } else { None })
     }
 
-    /// The name of an autoscaler that sizes that Deployment by itself.
-    pub fn autoscaler_of(&self, deployment: &Key) -> Option<String> {
-        self.in_namespace(Kind::Autoscaler, &deployment.namespace)
+    /// The name of an autoscaler that sizes that object.
+    pub fn autoscaler_of(&self, kind: Kind, object: &Key) -> Option<String> {
+        self.in_namespace(Kind::Autoscaler, &object.namespace)
             .filter_map(|f| if let Fact::Autoscaler(o) = f { Some(o) } else { None })
-            .find(|a| a.target.0 == "Deployment" && a.target.1 == deployment.name)
+            .find(|a| a.target.0 == kind.gvk().2 && a.target.1 == object.name)
             .map(|a| a.meta.name.clone())
     }
 

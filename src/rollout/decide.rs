@@ -166,6 +166,11 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// A fact ends here: if it holds again, it is from the next turn on.
+    pub fn forget(&mut self, fact: &'static str) {
+        self.plan.memory.since.remove(fact);
+    }
+
     /// Whether a fact was said to hold in this turn.
     pub fn is_held(&self, fact: &'static str) -> bool {
         self.plan.memory.since.contains_key(fact)

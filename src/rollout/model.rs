@@ -50,6 +50,8 @@ pub struct Observation {
     pub serving: Endpoints,
     /// A HorizontalPodAutoscaler that sizes the user's Deployment.
     pub autoscaler: Option<String>,
+    /// A HorizontalPodAutoscaler sizes the RollingUpdate itself.
+    pub autoscaled: bool,
 }
 
 /// The version that carries the traffic before an update.

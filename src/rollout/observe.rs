@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::rolling_update::{Objects, ShiftMode, TrafficMode};
 use crate::api::{State, names};
-use crate::cluster::facts::{Deployment, Key, ReplicaSet, Update};
+use crate::cluster::facts::{Deployment, Key, Kind, ReplicaSet, Update};
 use crate::cluster::index::Index;
 use crate::traffic::apex::Pin;
 use crate::traffic::gateway;
@@ -60,7 +60,8 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
     }
     Some(Observation {
         serving,
-        autoscaler: workload.as_ref().and_then(|w| index.autoscaler_of(&w.meta.key())),
+        autoscaler: workload.as_ref().and_then(|w| index.autoscaler_of(Kind::Deployment, &w.meta.key())),
+        autoscaled: index.autoscaler_of(Kind::RollingUpdate, key).is_some(),
         apex_endpoints: endpoints(index, &Key::new(namespace, &service)),
         rival: wish.as_ref().ok().and_then(|w| rival(index, &update, &w.workload)),
         meta: update.meta.clone(),

@@ -126,6 +126,11 @@ impl Bed {
         &self.kubeconfig
     }
 
+    /// The bed's certificate authority.
+    pub fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
     /// Certificate authority of the API server, PEM.
     pub fn ca_file(&self) -> PathBuf {
         self.pki.file("ca.crt")
@@ -347,6 +352,8 @@ fn controller_manager(binaries: &Binaries, pki: &Pki) -> anyhow::Result<Command>
     command.arg("--service-account-private-key-file").arg(pki.file("sa.key"));
     command.arg("--root-ca-file").arg(pki.file("ca.crt"));
     command.args(["--use-service-account-credentials=true", "--controllers=*,-node-ipam-controller"]);
+    // Tests wait for autoscalers.
+    command.arg("--horizontal-pod-autoscaler-sync-period=1s");
     command.args(UNSERVED_SINGLETON);
     Ok(command)
 }

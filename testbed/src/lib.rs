@@ -33,6 +33,7 @@ pub mod fake_gateway;
 pub mod gateway;
 pub mod kubelet;
 pub mod load;
+pub mod metrics_api;
 pub mod namespace;
 pub mod operator;
 pub mod pki;

@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use k8s_openapi::ByteString;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
 use serde_json::{Value, json};
@@ -41,18 +42,25 @@ impl Pki {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("ca.crt"), authority.pem())?;
 
-        let mut params = CertificateParams::new(SERVER_NAMES.map(String::from))?;
-        params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate()?;
-        fs::write(dir.join("apiserver.crt"), params.signed_by(&key, &authority)?.pem())?;
-        fs::write(dir.join("apiserver.key"), key.serialize_pem())?;
-
         // Two files, because the API server cannot take the public key out of an EC private key in PKCS#8.
         let key = KeyPair::generate()?;
         fs::write(dir.join("sa.key"), key.serialize_pem())?;
         fs::write(dir.join("sa.pub"), key.public_key_pem())?;
-        Ok(Self { dir: dir.to_owned(), authority })
+
+        let pki = Self { dir: dir.to_owned(), authority };
+        let (certificate, key) = pki.server(&SERVER_NAMES)?;
+        fs::write(dir.join("apiserver.crt"), certificate.pem())?;
+        fs::write(dir.join("apiserver.key"), key.serialize_pem())?;
+        Ok(pki)
+    }
+
+    /// A certificate for a server that is called by these names, and its key.
+    pub fn server(&self, names: &[&str]) -> anyhow::Result<(Certificate, KeyPair)> {
+        let mut params = CertificateParams::new(names.iter().copied().map(String::from).collect::<Vec<_>>())?;
+        params.distinguished_name.push(DnType::CommonName, *names.first().context("a server has a name")?);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate()?;
+        Ok((params.signed_by(&key, &self.authority)?, key))
     }
 
     /// Path of one of the files that [`Pki::create`] wrote.

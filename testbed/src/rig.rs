@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::audit::AuditLog;
 use crate::bed::{Bed, BedOptions};
 use crate::gateway::{Gateway, GatewayOptions};
 use crate::load::{Load, Plan, Report, Target};
+use crate::metrics_api::MetricsApi;
 use crate::namespace::Entered;
 use crate::operator::{self, Operator};
 use crate::watching::{self, Watching, WatchingEndpoints};
@@ -20,6 +21,8 @@ use crate::watching::{self, Watching, WatchingEndpoints};
 pub const LEASE: Duration = Duration::from_secs(3);
 /// Pods of a shop.
 pub const PODS: usize = 4;
+/// Requests per second that `web` gets of all of a shop's callers: all but a tenth of the second rule's.
+pub const RATE: f64 = 138.0;
 /// Names of a shop's routes, and of their Gateways: through the one with 2 s, and the one with 100 ms.
 const ROUTES: [&str; 2] = ["slow", "quick"];
 /// Longest any single wait may take; a loaded machine is no error.
@@ -33,6 +36,7 @@ pub struct Rig {
     pub operator: Mutex<Operator>,
     /// Traefik as a person gets it, throttle 2 s, and one with 100 ms.
     pub gateways: [Gateway; 2],
+    metrics_api: OnceCell<MetricsApi>,
 }
 
 impl Rig {
@@ -43,7 +47,12 @@ impl Rig {
         let gateways = [Gateway::start(&bed, GatewayOptions::default()).await?, Gateway::start(&bed, quick).await?];
         operator::install(&bed).await?;
         let operator = Operator::start(&bed, "operator", 8081, LEASE).await?;
-        Ok(Arc::new(Self { bed, operator: Mutex::new(operator), gateways }))
+        Ok(Arc::new(Self { bed, operator: Mutex::new(operator), gateways, metrics_api: OnceCell::new() }))
+    }
+
+    /// What autoscalers read the CPU of pods from; it is there from the first call on.
+    pub async fn metrics_api(&self) -> anyhow::Result<&MetricsApi> {
+        self.metrics_api.get_or_try_init(|| MetricsApi::start(&self.bed)).await
     }
 
     /// The end of the operator's log, for errors.

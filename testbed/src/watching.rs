@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -58,7 +59,7 @@ impl Seen {
     }
 }
 
-/// Watches one `RollingUpdate` until dropped.
+/// Watches the status of one object, mostly a `RollingUpdate`, until dropped.
 #[derive(Debug)]
 pub struct Watching {
     seen: Arc<(Mutex<Vec<Seen>>, Notify)>,
@@ -66,11 +67,16 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// Starts to watch; the object need not be there yet.
+    /// Starts to watch a `RollingUpdate`; it need not be there yet.
     pub fn start(client: &Client, namespace: &str, name: &str) -> Self {
+        Self::of(updates(client, namespace), name)
+    }
+
+    /// Starts to watch an object of any kind.
+    pub fn of(api: Api<DynamicObject>, name: &str) -> Self {
         let seen: Arc<(Mutex<Vec<Seen>>, Notify)> = Arc::default();
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let stream = watcher(updates(client, namespace), config).default_backoff().applied_objects();
+        let stream = watcher(api, config).default_backoff().applied_objects();
         let into = seen.clone();
         let task = tokio::spawn(async move {
             futures::pin_mut!(stream);
@@ -168,4 +174,42 @@ impl WatchingEndpoints {
 fn ready_pods(slice: &EndpointSlice) -> BTreeSet<String> {
     let ready = slice.endpoints.iter().filter(|e| e.conditions.as_ref().is_some_and(|c| c.ready != Some(false)));
     ready.filter_map(|e| e.target_ref.as_ref()?.name.clone()).collect()
+}
+
+/// One size of a Deployment, when it was seen.
+pub type Size = (DateTime<Utc>, i32);
+
+/// Watches how many pods the Deployments of a namespace are to have, until dropped.
+#[derive(Debug)]
+pub struct WatchingSizes {
+    seen: Arc<Mutex<BTreeMap<String, Vec<Size>>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl WatchingSizes {
+    /// Starts to watch.
+    pub fn start(client: &Client, namespace: &str) -> Self {
+        let seen: Arc<Mutex<BTreeMap<String, Vec<Size>>>> = Arc::default();
+        let api = Api::<Deployment>::namespaced(client.clone(), namespace);
+        let stream = watcher(api, watcher::Config::default()).default_backoff().applied_objects();
+        let into = seen.clone();
+        let task = tokio::spawn(async move {
+            futures::pin_mut!(stream);
+            while let Some(deployment) = stream.next().await {
+                let Ok(deployment) = deployment else { continue };
+                let size = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+                let mut all = into.lock().unwrap_or_else(PoisonError::into_inner);
+                let sizes = all.entry(deployment.name_any()).or_default();
+                if sizes.last().is_none_or(|last| last.1 != size) {
+                    sizes.push((Utc::now(), size));
+                }
+            }
+        });
+        Self { seen, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Every size of a Deployment so far, in order.
+    pub fn of(&self, deployment: &str) -> Vec<Size> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(deployment).cloned().unwrap_or_default()
+    }
 }

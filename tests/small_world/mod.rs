@@ -58,6 +58,8 @@ pub struct Seen {
     pub rival: bool,
     /// An autoscaler sizes the workload.
     pub autoscaler: bool,
+    /// An autoscaler sizes the RollingUpdate.
+    pub autoscaled: bool,
     /// The status as it was recorded last, instead of one made up from the fields above.
     pub status: Option<Value>,
 }
@@ -90,6 +92,7 @@ pub fn seen(state: &'static str) -> Seen {
         retired: false,
         rival: false,
         autoscaler: false,
+        autoscaled: false,
         status: None,
     }
 }
@@ -164,6 +167,10 @@ impl Seen {
         if self.autoscaler {
             let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
             add(Kind::Autoscaler, "web-hpa", json!({"spec": {"scaleTargetRef": target}}));
+        }
+        if self.autoscaled {
+            let target = json!({"apiVersion": "aether.dev/v1alpha1", "kind": "RollingUpdate", "name": "web"});
+            add(Kind::Autoscaler, "update-hpa", json!({"spec": {"scaleTargetRef": target}}));
         }
         if self.rival {
             let objects = json!({"workload": "web", "service": "web", "oldRevision": "web", "oldService": "x", "newRevision": "y"});
