@@ -40,12 +40,12 @@ pub const DEADLINES: [(State, &str, &str); 9] = [
     (Deployed, "progression.analysisDeadline", "holds, and says so (AnalysisDeadlineExceeded)"),
     (Routing, "progression.analysisDeadline, at each step", "holds, and says so (AnalysisDeadlineExceeded)"),
     (Completing, "drain, or 5 minutes with cleanupPolicy GRACE_PERIOD", "the old version goes, or the reason says what is in its way"),
+    (Completed, "none", "the update is over"),
     (
         RollingBack,
         "settle + drain; one minute for a gateway that never says anything",
         "the new version goes, or the reason says what is in its way",
     ),
-    (Completed, "none", "the update is over"),
     (RolledBack, "none", "the update is over"),
     (Failed, "none", "the update is over"),
 ];
