@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use aether_operator::api::Time;
+use aether_operator::api::{Time, names};
 use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::{Value, json};
 
@@ -116,6 +116,26 @@ fn hash_of(template: &Value) -> String {
     format!("{:08x}", hasher.finish() & 0xffff_ffff)
 }
 
+/// A hash for a new ReplicaSet; one of the same name that was edited since is left alone.
+fn free_hash(world: &World, key: &Key, template: &Value) -> String {
+    let taken = |hash: &str| world.at(Kind::ReplicaSet, &Key::new(&key.namespace, format!("{}-{hash}", key.name))).is_some();
+    let hash = hash_of(template);
+    (0..100).map(|n| if n == 0 { hash.clone() } else { format!("{hash}{n}") }).find(|h| !taken(h)).unwrap()
+}
+
+/// Whether a ReplicaSet has that template, but for the hash that its controller has put in.
+fn is_made_from(set: &Value, template: &Value) -> bool {
+    let own = &set["spec"]["template"];
+    let labels = |t: &Value| {
+        let mut labels = strings(t, "/metadata/labels");
+        labels.remove(names::POD_TEMPLATE_HASH);
+        labels
+    };
+    own["spec"] == template["spec"]
+        && own["metadata"]["annotations"] == template["metadata"]["annotations"]
+        && labels(own) == labels(template)
+}
+
 fn owned(world: &World, kind: Kind, uid: &str) -> Vec<Arc<Value>> {
     world.of(kind).map(|(_, o)| o).filter(|o| owner_uids(o).any(|u| u == uid)).cloned().collect()
 }
@@ -140,8 +160,7 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
     let template = &deployment["spec"]["template"];
     let wanted = int(deployment, "/spec/replicas");
     let sets = owned(world, Kind::ReplicaSet, uid);
-    let hash = hash_of(template);
-    let is_current = |s: &Value| strings(s, "/metadata/labels").get("pod-template-hash") == Some(&hash);
+    let is_current = |s: &Value| is_made_from(s, template);
     let current = sets.iter().find(|s| is_current(s));
     let filled: Vec<_> = sets.iter().filter(|s| int(s, "/spec/replicas") > 0).collect();
     if deployment.pointer("/spec/paused").is_some() {
@@ -156,6 +175,7 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
         return;
     }
     let Some(current) = current else {
+        let hash = free_hash(world, key, template);
         let mut template = template.clone();
         template["metadata"]["labels"]["pod-template-hash"] = json!(hash);
         let set = json!({
@@ -186,10 +206,9 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
 
 fn report(world: &mut World, key: &Key) {
     let Some(deployment) = world.at(Kind::Deployment, key).cloned() else { return };
-    let hash = hash_of(&deployment["spec"]["template"]);
     let mut counts = (0, 0, 0);
     for set in owned(world, Kind::ReplicaSet, text(&deployment, "/metadata/uid")) {
-        let current = strings(&set, "/metadata/labels").get("pod-template-hash") == Some(&hash);
+        let current = is_made_from(&set, &deployment["spec"]["template"]);
         for pod in owned(world, Kind::Pod, text(&set, "/metadata/uid")).iter().filter(|p| !is_deleting(p)) {
             counts.0 += 1;
             counts.1 += i32::from(current);

@@ -15,6 +15,8 @@ use super::world::{NS, World};
 pub enum When {
     State(State, u64),
     Routing(&'static str, u64),
+    /// Ready says that reason.
+    Reason(&'static str, u64),
     After(u64),
 }
 
@@ -23,19 +25,33 @@ pub enum When {
 pub enum Act {
     /// A merge patch of the update's spec.
     Spec(Value),
-    /// A merge patch of the workload's pod template.
-    Template(Value),
+    /// A merge patch of any object.
+    Edit(Kind, &'static str, Value),
     /// They delete the update.
     Delete,
+    /// They delete so many ready pods of that version.
+    Kill(&'static str, usize),
+    /// What they do next breaks these invariants, for so many milliseconds.
+    Excuse(&'static [&'static str], u64),
     /// The API server takes everything again.
     Allow,
     /// Nothing; the script waits until it is so.
     Look,
 }
 
+impl Act {
+    /// The workload's image is edited, as a GitOps tool does.
+    pub fn image(version: &str) -> Self {
+        let container = json!({"name": "app", "image": format!("registry.example:5000/web:{version}")});
+        Self::Edit(Kind::Deployment, "web", json!({"spec": {"template": {"spec": {"containers": [container]}}}}))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {
     State(State),
+    /// It stays in that state, says that reason, and a person is needed.
+    Held(State, &'static str),
     Gone,
     /// Any end: a terminal state, or no update any more.
     Over,
@@ -52,7 +68,6 @@ pub struct Scenario {
     pub live_at_end: Option<String>,
     pub timing: Timing,
     pub dials_pods: bool,
-    pub drain: Duration,
     pub deadline: Duration,
     pub broken: BTreeSet<String>,
     pub refused: BTreeSet<String>,
@@ -79,7 +94,6 @@ impl Scenario {
             live_at_end: Some("2.0.0".into()),
             timing: Timing::default(),
             dials_pods: true,
-            drain: Duration::from_secs(5),
             deadline: Duration::from_mins(15),
             broken: BTreeSet::new(),
             refused: BTreeSet::new(),
@@ -102,6 +116,11 @@ impl Scenario {
     pub fn routes(mut self, routes: Vec<Value>) -> Self {
         self.routes = routes;
         self
+    }
+
+    /// People do something that breaks these invariants for a while.
+    pub fn harm(self, when: When, act: Act, excused: &'static [&'static str], ms: u64) -> Self {
+        self.when(when, Act::Excuse(excused, ms)).when(When::After(0), act)
     }
 
     /// People do something when it is so.
