@@ -80,9 +80,11 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return None;
     }
     let reaching: Vec<_> = obs.routes.iter().filter(|r| gateway::reaches_new(r, names)).collect();
-    if let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.service.is_none() && obs.routes.iter().any(|r| gateway::is_split(r, names)))
-    {
-        // Somebody has deleted it; without it there is nowhere to go back to.
+    let split = obs.routes.iter().any(|r| gateway::is_split(r, names));
+    let incomplete = obs.old.service.is_none() || obs.new.service.is_none();
+    if let Some(pin) = obs.old.pin.as_ref().filter(|_| incomplete && split) {
+        // Somebody has deleted it; without the old one there is nowhere to go back to, and a gateway does not accept a
+        // route that names what is not there, at 0 % neither.
         create_missing_services(turn, wish, pin);
     }
     if !reaching.is_empty() && obs.old.endpoints.ready.is_empty() {
@@ -103,13 +105,16 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if !stuck.is_empty() {
         return Some(stuck.join("; "));
     }
-    let new_is_there = obs.new_deployment().is_some() || !obs.new.pods.is_empty();
-    let apex = obs.apex.as_ref().filter(|_| new_is_there)?;
+    let apex = obs.apex.as_ref()?;
     if obs.old.pin.as_ref().is_some_and(|pin| apex::is_pinned_to(apex, pin)) {
         return None;
     }
+    // Also where nothing of the new version is left: then nobody serves until it is done.
     if let Some(waiting) = bring_back(turn) {
         return Some(waiting);
+    }
+    if obs.new_deployment().is_none() && obs.new.pods.is_empty() {
+        return None;
     }
     let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.ready() > 0) else {
         return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
