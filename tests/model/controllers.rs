@@ -8,7 +8,7 @@ use aether_operator::api::{Time, names};
 use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::{Value, json};
 
-use super::gateway::Plane;
+use super::gateway::{Manner, Plane};
 use super::rng::Rng;
 use super::world::{FOREGROUND, World, int, is_deleting, is_ready, items, key_of, millis, owner_uids, selects, strings, text};
 
@@ -40,6 +40,8 @@ pub struct Cluster {
     pub world: World,
     pub plane: Plane,
     pub timing: Timing,
+    /// How the gateway behaves.
+    pub gateway: Manner,
     /// Image tags whose pods never get ready.
     pub broken: BTreeSet<String>,
     timers: BTreeMap<String, Time>,
@@ -65,6 +67,7 @@ impl Cluster {
             world: World::new(),
             plane: Plane::default(),
             timing,
+            gateway: Manner::Honest,
             broken: BTreeSet::new(),
             timers: BTreeMap::new(),
             serial: 0,

@@ -105,7 +105,7 @@ impl Checker {
         }
     }
 
-    fn on_record(&self) -> Ratio {
+    pub fn on_record(&self) -> Ratio {
         self.recorded.0.parse().unwrap_or(Ratio::ALL_OLD)
     }
 

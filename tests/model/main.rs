@@ -6,6 +6,7 @@ mod controllers;
 mod endpoints;
 mod gateway;
 mod invariants;
+mod meddler;
 mod operator;
 mod people;
 mod random;
@@ -74,9 +75,20 @@ fn every_scenario() {
     play_all(scenarios::all().into_iter().map(|s| (s, Faults::default(), 1)));
 }
 
+fn play_each(scenarios: Vec<Scenario>) {
+    play_all(
+        scenarios.into_iter().filter(|s| std::env::var("ONLY").map_or(true, |o| s.name.contains(&o))).map(|s| (s, Faults::default(), 1)),
+    );
+}
+
 #[test]
 fn every_scenario_by_pods() {
-    play_all(scenarios::pods::all().into_iter().map(|s| (s, Faults::default(), 1)));
+    play_each(scenarios::pods::all());
+}
+
+#[test]
+fn every_deletion() {
+    play_each(scenarios::deletions::all());
 }
 
 /// The faults after which the operator does not know what it has done.

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use aether_operator::api::Time;
 use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::{Value, json};
 
+use super::invariants::ALL;
 use super::scenario::{Act, When};
 use super::sim::{Sim, UPDATE, reason_of};
 use super::truth::{self, version_of};
@@ -49,6 +51,14 @@ impl Sim {
                     o["metadata"]["managedFields"] = json!([{"manager": "user", "operation": "Update", "time": now}]);
                 });
             }
+            Act::Change(kind, name, change) => self.change(kind, name, change),
+            Act::Remove(kind, name) => drop(world.delete(kind, &Key::new(NS, name), None, "user")),
+            Act::Restore(kind, name) => drop(world.create(kind, self.scenario.object(kind, name).unwrap(), "user")),
+            Act::Doom => {
+                self.checkers.iter_mut().for_each(|c| c.excuse(&[ALL], Time::MAX_UTC));
+                world.doom();
+            }
+            Act::Gateway(manner) => self.cluster.gateway = manner,
             Act::Delete => drop(world.delete(Kind::RollingUpdate, &update, None, "user")),
             Act::Kill(version, count) => {
                 let pods =
@@ -63,6 +73,19 @@ impl Sim {
             }
             Act::Allow => world.refused.clear(),
             Act::Look => {}
+        }
+    }
+}
+
+impl Sim {
+    fn change(&mut self, kind: Kind, name: &str, change: fn(&mut Value)) {
+        self.cluster.world.edit(kind, &Key::new(NS, name), "user", change);
+        for checker in self.checkers.iter_mut().filter(|_| kind == Kind::HttpRoute) {
+            if let Some(rules) = checker.users_rules.get_mut(name) {
+                let mut route = json!({"spec": {"rules": rules.take()}});
+                change(&mut route);
+                *rules = route["spec"]["rules"].take();
+            }
         }
     }
 }

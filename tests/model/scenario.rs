@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aether_operator::api::{State, names};
-use aether_operator::cluster::facts::Kind;
+use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::{Value, json};
 
 use super::controllers::Timing;
-use super::world::{NS, World};
+use super::gateway::Manner;
+use super::meddler::Meddler;
+use super::world::{NS, World, key_of};
 
 /// When people act; counted in milliseconds since that became so, or since they last acted.
 #[derive(Clone, Debug)]
@@ -29,8 +31,18 @@ pub enum Act {
     Edit(Kind, &'static str, Value),
     /// They delete the update.
     Delete,
+    /// Any change of any object; of a route, its author means it for good.
+    Change(Kind, &'static str, fn(&mut Value)),
+    /// They delete an object, and whatever it owns goes too.
+    Remove(Kind, &'static str),
+    /// They create an object again, as it was at the start.
+    Restore(Kind, &'static str),
+    /// They delete the namespace.
+    Doom,
     /// They delete so many ready pods of that version.
     Kill(&'static str, usize),
+    /// From now on the gateway behaves like this.
+    Gateway(Manner),
     /// What they do next breaks these invariants, for so many milliseconds.
     Excuse(&'static [&'static str], u64),
     /// The API server takes everything again.
@@ -67,6 +79,8 @@ pub struct Scenario {
     pub goal: Goal,
     pub live_at_end: Option<String>,
     pub timing: Timing,
+    pub gateway: Manner,
+    pub meddler: Option<Meddler>,
     pub dials_pods: bool,
     pub deadline: Duration,
     pub broken: BTreeSet<String>,
@@ -77,6 +91,8 @@ pub struct Scenario {
     pub keeps_pin: bool,
     /// The workload stays paused.
     pub keeps_pause: bool,
+    /// The reason of Ready at the end.
+    pub says: Option<&'static str>,
     /// News of pods come that many milliseconds late, all the time.
     pub pods_late: u64,
 }
@@ -93,6 +109,8 @@ impl Scenario {
             goal: Goal::State(State::Completed),
             live_at_end: Some("2.0.0".into()),
             timing: Timing::default(),
+            gateway: Manner::Honest,
+            meddler: None,
             dials_pods: true,
             deadline: Duration::from_mins(15),
             broken: BTreeSet::new(),
@@ -100,6 +118,7 @@ impl Scenario {
             replicas_owned: false,
             keeps_pin: false,
             keeps_pause: false,
+            says: None,
             pods_late: 0,
         }
     }
@@ -147,6 +166,18 @@ impl Scenario {
 
     /// The user's own objects, and some of others that look like it.
     pub fn build(&self, world: &mut World) {
+        for (kind, object) in self.objects() {
+            world.create(kind, object, "user").unwrap();
+        }
+    }
+
+    /// The user's object of that name as it is at the start.
+    pub fn object(&self, kind: Kind, name: &str) -> Option<Value> {
+        let found = self.objects().into_iter().find(|(k, o)| *k == kind && key_of(o) == Key::new(NS, name));
+        found.map(|(_, object)| object)
+    }
+
+    fn objects(&self) -> Vec<(Kind, Value)> {
         let mut objects = vec![
             (Kind::Deployment, workload("web", "1.0.0", self.replicas)),
             (Kind::Service, service("web", &json!({"app": "web"}))),
@@ -165,9 +196,7 @@ impl Scenario {
         for (_, object) in &mut namesakes {
             object["metadata"]["namespace"] = json!("elsewhere");
         }
-        for (kind, object) in objects.into_iter().chain(namesakes) {
-            world.create(kind, object, "user").unwrap();
-        }
+        objects.into_iter().chain(namesakes).collect()
     }
 }
 

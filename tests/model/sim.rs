@@ -66,6 +66,7 @@ pub struct Sim {
     /// How far people are with it.
     pub script: usize,
     pub since: Time,
+    pub meddles_at: Time,
     rng: Rng,
     late_until: Option<Time>,
     fault_rng: Rng,
@@ -96,6 +97,7 @@ impl Sim {
         let mut cluster = Cluster::new(scenario.timing.clone());
         cluster.broken.clone_from(&scenario.broken);
         cluster.plane.dials_pods = scenario.dials_pods;
+        cluster.gateway = scenario.gateway;
         scenario.build(&mut cluster.world);
         let lazy = std::mem::take(&mut cluster.timing.lazy);
         for _ in 0..40 {
@@ -116,6 +118,7 @@ impl Sim {
             scenario: scenario.clone(),
             script: 0,
             since,
+            meddles_at: since,
             late_until: None,
             fault_rng: Rng::new(rng.next()),
             faults_end: since + Duration::from_secs(faults.until),
@@ -178,6 +181,8 @@ impl Sim {
         for checker in &self.checkers {
             checker.unless_excused(checker.at_rest(objects, scenario.keeps_pin, scenario.keeps_pause), self.cluster.world.now)?;
         }
+        let reason = reason_of(truth::find(objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref));
+        ensure(scenario.says.is_none_or(|wanted| wanted == reason), "end", || format!("it says {reason}"))?;
         let live = &self.checkers[0].live;
         ensure(scenario.live_at_end.as_ref().is_none_or(|v| v == live), "end", || format!("{live} is live"))?;
         Ok(writes)
@@ -206,6 +211,7 @@ impl Sim {
         self.cluster.world.now += millis(ms);
         self.people();
         self.mischief();
+        self.meddle();
         self.thaw()?;
         let now = self.cluster.world.now;
         if self.cluster.step(&mut self.rng) {

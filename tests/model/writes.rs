@@ -179,7 +179,9 @@ impl Checker {
         let (old, new) = (selector(w.before), selector(w.after));
         let whole = |s: &BTreeMap<String, String>| *s == self.users_selector;
         if whole(&old) || whole(&new) {
-            return ensure(before == after, "pin", || format!("{old:?} -> {new:?} changed the endpoints from {before:?} to {after:?}"));
+            return ensure(before.is_empty() || before == after, "pin", || {
+                format!("{old:?} -> {new:?} changed the endpoints from {before:?} to {after:?}")
+            });
         }
         let to = truth::version_behind(w.after, &self.apex).unwrap_or_default();
         if to != self.live {
@@ -220,6 +222,11 @@ impl Checker {
         let forced = self.in_force(w, rule);
         if forced.as_ref().is_some_and(|f| f.is_as(now)) {
             // What is in force is only written down again.
+            return Ok(());
+        }
+        // A rule that nobody knows yet is born with what is on record.
+        let (new, old) = self.on_record().reduced();
+        if forced.is_none() && now.not_of(&self.live) * i64::from(new + old) <= i64::from(new) * now.total() {
             return Ok(());
         }
         // A step that one route carries already was decided; the others follow without another verdict.

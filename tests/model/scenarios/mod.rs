@@ -1,5 +1,6 @@
 //! The scenarios.
 
+pub mod deletions;
 pub mod pods;
 
 use aether_operator::api::{State, names};
