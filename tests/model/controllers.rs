@@ -75,6 +75,11 @@ impl Cluster {
         }
     }
 
+    /// The gateway behaves otherwise from now on.
+    pub fn turn_gateway(&mut self, manner: Manner) {
+        (self.gateway, self.idle_at) = (manner, 0);
+    }
+
     /// One tick of everything but the operator. False: nothing was to be done, nothing has changed.
     pub fn step(&mut self, rng: &mut Rng) -> bool {
         let now = self.world.now;
@@ -187,7 +192,8 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
                 "name": format!("{}-{hash}", key.name), "namespace": key.namespace, "labels": template["metadata"]["labels"],
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": key.name, "uid": uid, "controller": true}],
             },
-            "spec": {"replicas": if filled.is_empty() { wanted } else { 0 }, "template": template},
+            // A rollout begins with its surge.
+            "spec": {"replicas": if filled.is_empty() { wanted } else { wanted.min(1) }, "template": template},
         });
         world.create(Kind::ReplicaSet, set, "deployment").ok();
         return;

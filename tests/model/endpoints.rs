@@ -51,7 +51,8 @@ impl Checker {
     }
 
     fn wanted(objects: &Objects, version: &str) -> usize {
-        let deployments = truth::all(objects, Kind::Deployment).filter(|(_, d)| version_of(d) == version && !is_deleting(d));
+        let deployments =
+            truth::all(objects, Kind::Deployment).filter(|(_, d)| truth::version_run(objects, d) == version && !is_deleting(d));
         deployments.map(|(_, d)| usize::try_from(int(d, "/spec/replicas")).unwrap()).max().unwrap_or_default()
     }
 

@@ -91,6 +91,41 @@ fn every_deletion() {
     play_each(scenarios::deletions::all());
 }
 
+#[test]
+fn every_edit() {
+    play_each(scenarios::edits::all());
+}
+
+#[test]
+fn every_supersede() {
+    play_each(scenarios::supersede::all());
+}
+
+#[test]
+fn every_adoption() {
+    play_each(scenarios::adoption::all());
+}
+
+#[test]
+fn every_interference() {
+    play_each(scenarios::interference::all());
+}
+
+#[test]
+fn every_size() {
+    play_each(scenarios::sizing::all());
+}
+
+#[test]
+fn every_shared_route() {
+    play_each(scenarios::shared::all());
+}
+
+#[test]
+fn every_gateway() {
+    play_each(scenarios::gateways::all());
+}
+
 /// The faults after which the operator does not know what it has done.
 const DEAF: [Fault; 3] = [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost];
 

@@ -1,11 +1,12 @@
 //! Somebody who undoes what an update stands on, again and again.
 
+use aether_operator::api::State;
 use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::json;
 
 use super::sim::{Sim, UPDATE};
 use super::truth;
-use super::world::{NS, is_deleting, millis, stamp};
+use super::world::{NS, World, is_deleting, items, millis, stamp};
 
 /// What is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,14 @@ pub struct Meddler {
     pub times: usize,
 }
 
-/// So long the operator has to put it back.
+/// So long the operator has to put it back; what it gives in to stays undone until the rollback is over.
 const PUT_BACK: u64 = 3000;
+const GIVES_IN: u64 = 30_000;
+
+/// How often it was put back so far.
+fn told(world: &World) -> usize {
+    truth::find(&world.objects, Kind::RollingUpdate, UPDATE).map_or(0, |u| items(u, "/status/interference").count())
+}
 
 impl Sim {
     /// Undoes what there is to undo, when its time has come and an update is on.
@@ -47,7 +54,7 @@ impl Sim {
         let fields = json!([{"manager": "gitops", "operation": "Apply", "time": stamp(now)}]);
         let (kind, path, wanted, harm): (_, _, _, &[&'static str]) = match meddler.undoes {
             Undoes::Weights => (Kind::HttpRoute, "rules", self.checkers[0].users_rules["web"].clone(), &[]),
-            Undoes::Pin => (Kind::Service, "selector", json!(self.checkers[0].users_selector), &["R11", "share"]),
+            Undoes::Pin => (Kind::Service, "selector", json!(self.checkers[0].users_selector), &["R11", "share", "pin"]),
             Undoes::Pause => (Kind::Deployment, "paused", json!(false), &["T3"]),
         };
         let is_so = world.at(kind, &key).is_none_or(|o| o["spec"].get(path).unwrap_or(&json!(false)) == &wanted);
@@ -63,6 +70,9 @@ impl Sim {
             o["metadata"]["managedFields"] = fields.clone();
         });
         meddler.times -= 1;
-        self.checkers[0].excuse(harm, now + millis(PUT_BACK));
+        let fights = self.checkers[0].state(&world.objects) == State::RollingBack || told(world) >= 2;
+        let rolls = meddler.undoes == Undoes::Pause;
+        self.checkers[0].excuse(harm, now + millis(if fights || rolls { GIVES_IN } else { PUT_BACK }));
+        self.checkers[0].excuse(if fights { &["drain"] } else { &[] }, now + millis(GIVES_IN));
     }
 }

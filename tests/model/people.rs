@@ -58,7 +58,7 @@ impl Sim {
                 self.checkers.iter_mut().for_each(|c| c.excuse(&[ALL], Time::MAX_UTC));
                 world.doom();
             }
-            Act::Gateway(manner) => self.cluster.gateway = manner,
+            Act::Gateway(manner) => self.cluster.turn_gateway(manner),
             Act::Delete => drop(world.delete(Kind::RollingUpdate, &update, None, "user")),
             Act::Kill(version, count) => {
                 let pods =

@@ -54,8 +54,8 @@ pub enum Act {
 impl Act {
     /// The workload's image is edited, as a GitOps tool does.
     pub fn image(version: &str) -> Self {
-        let container = json!({"name": "app", "image": format!("registry.example:5000/web:{version}")});
-        Self::Edit(Kind::Deployment, "web", json!({"spec": {"template": {"spec": {"containers": [container]}}}}))
+        let template = workload("web", version, 1)["spec"]["template"].take();
+        Self::Edit(Kind::Deployment, "web", json!({"spec": {"template": template}}))
     }
 }
 
@@ -85,6 +85,8 @@ pub struct Scenario {
     pub deadline: Duration,
     pub broken: BTreeSet<String>,
     pub refused: BTreeSet<String>,
+    /// A HorizontalPodAutoscaler sizes the workload.
+    pub autoscaler: bool,
     /// A manifest owns the workload's `replicas`.
     pub replicas_owned: bool,
     /// The apex stays pinned to the live version.
@@ -115,6 +117,7 @@ impl Scenario {
             deadline: Duration::from_mins(15),
             broken: BTreeSet::new(),
             refused: BTreeSet::new(),
+            autoscaler: false,
             replicas_owned: false,
             keeps_pin: false,
             keeps_pause: false,
@@ -191,6 +194,14 @@ impl Scenario {
         }
         objects.push((Kind::HttpRoute, route("elsewhere", &json!([[("other", 1)]]))));
         objects.extend(self.routes.iter().map(|r| (Kind::HttpRoute, r.clone())));
+        if self.autoscaler {
+            let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+            let object = json!({
+                "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web", "namespace": NS},
+                "spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 9},
+            });
+            objects.push((Kind::Autoscaler, object));
+        }
         let mut namesakes = objects.clone();
         namesakes.truncate(2);
         for (_, object) in &mut namesakes {

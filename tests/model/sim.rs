@@ -100,7 +100,7 @@ impl Sim {
         cluster.gateway = scenario.gateway;
         scenario.build(&mut cluster.world);
         let lazy = std::mem::take(&mut cluster.timing.lazy);
-        for _ in 0..40 {
+        for _ in 0..40 + cluster.timing.plane / TICK {
             cluster.step(&mut rng);
             cluster.world.now += millis(TICK);
         }
@@ -166,6 +166,10 @@ impl Sim {
         }
         for _ in 0..60 {
             self.tick(TICK)?;
+        }
+        // A smaller size is followed a minute after the end.
+        for _ in 0..16 {
+            self.tick(5000)?;
         }
         let writes = self.operator.writes;
         for _ in 0..60 {

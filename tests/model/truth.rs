@@ -8,7 +8,7 @@ use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::Value;
 
 use super::controllers::tag;
-use super::world::{NS, Objects, at, int, items, selects, strings, text};
+use super::world::{NS, Objects, at, int, items, owner_uids, selects, strings, text};
 
 pub fn find<'a>(objects: &'a Objects, kind: Kind, name: &str) -> Option<&'a Arc<Value>> {
     objects.get(&(kind, Key::new(NS, name)))
@@ -22,6 +22,14 @@ pub fn all(objects: &Objects, kind: Kind) -> impl Iterator<Item = (&str, &Value)
 /// The version a pod or a Deployment's template runs.
 pub fn version_of(object: &Value) -> &str {
     tag(at(object, "/spec/template/spec").unwrap_or(&object["spec"]))
+}
+
+/// The version that a Deployment's pods run; its template may have been edited since.
+pub fn version_run<'a>(objects: &'a Objects, deployment: &'a Value) -> &'a str {
+    let uid = text(deployment, "/metadata/uid");
+    let mut filled =
+        all(objects, Kind::ReplicaSet).map(|(_, s)| s).filter(|s| owner_uids(s).any(|u| u == uid) && int(s, "/spec/replicas") > 0);
+    filled.next().map_or_else(|| version_of(deployment), version_of)
 }
 
 pub fn is_operators_service(service: &Value) -> bool {

@@ -144,7 +144,10 @@ impl Checker {
         if size(new) >= size(Some(old)) {
             return Ok(());
         }
-        let (version, state) = (version_of(old), self.state(w.before));
+        let (version, state) = (truth::version_run(w.before, old), self.state(w.before));
+        if version == self.live && state.is_terminal() && self.is_asked_for(w, size(new)) {
+            return Ok(());
+        }
         if version == self.live {
             ensure(state == State::Completing, "R2", || format!("{} of live version {version} was shrunk in {state}", w.name))?;
         }
@@ -160,6 +163,14 @@ impl Checker {
             })?;
         }
         Ok(())
+    }
+
+    /// At rest the live version has the size that is asked for, once an autoscaler has had the time to see all of its traffic.
+    fn is_asked_for(&self, w: &Written<'_>, size: i64) -> bool {
+        let Some(update) = find(w.before, Kind::RollingUpdate, &self.update) else { return false };
+        let rested = text(update, "/status/stateSince").parse::<Time>().is_ok_and(|since| since + Duration::from_secs(60) <= w.now);
+        let asked = self.orders.iter().any(|(_, spec)| int(spec, "/instances") == size);
+        size > 0 && asked && rested
     }
 
     /// In Pods mode kept-alive callers leave only when the pods do, so a version that goes back does not wait for them.
@@ -264,5 +275,7 @@ fn forget_label(object: &mut Value, path: &str) {
 }
 
 fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
-    truth::all(objects, Kind::Deployment).map(|(_, d)| d).find(|d| version_of(d) == version && int(d, "/spec/replicas") > 0)
+    truth::all(objects, Kind::Deployment)
+        .map(|(_, d)| d)
+        .find(|d| truth::version_run(objects, d) == version && int(d, "/spec/replicas") > 0)
 }

@@ -1,6 +1,6 @@
 //! Something is deleted in the middle, in every state.
 
-use aether_operator::api::State::{self, Completed, Completing, Deployed, Deploying, Pending, RolledBack, RollingBack, Routing};
+use aether_operator::api::State::{self, Completing, Deployed, Deploying, RolledBack, RollingBack, Routing};
 use aether_operator::cluster::facts::Kind::{Deployment, HttpRoute, Service};
 use serde_json::json;
 
@@ -28,7 +28,7 @@ fn named(what: &str, state: State) -> Scenario {
 }
 
 /// How it ends when nothing is left to be decided but what was under way.
-fn ends_as(state: State, scenario: Scenario) -> Scenario {
+pub fn ends_as(state: State, scenario: Scenario) -> Scenario {
     if state == RollingBack { scenario.rolled_back() } else { scenario }
 }
 
@@ -92,7 +92,7 @@ fn held() -> Vec<Scenario> {
     };
     let route = |state, after| into(state, named("the only route", state)).when(When::State(state, after), Act::Remove(HttpRoute, "web"));
     let mut table = vec![
-        apex(Routing, 9000).ends(Goal::Held(Completing, "ServiceGone"), ""),
+        apex(Routing, 9000).ends(Goal::Held(Routing, "ServiceGone"), ""),
         apex(Completing, 1000).ends(Goal::Held(Completing, "ServiceGone"), ""),
         apex(RollingBack, 1000).ends(Goal::Held(RollingBack, "RollbackOrdered"), ""),
         route(Deployed, 1000).ends(Goal::Held(Deployed, "RouteNotFound"), ""),

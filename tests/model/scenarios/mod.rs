@@ -1,7 +1,14 @@
 //! The scenarios.
 
+pub mod adoption;
 pub mod deletions;
+pub mod edits;
+pub mod gateways;
+pub mod interference;
 pub mod pods;
+pub mod shared;
+pub mod sizing;
+pub mod supersede;
 
 use aether_operator::api::{State, names};
 use serde_json::{Value, json};
