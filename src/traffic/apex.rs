@@ -60,7 +60,8 @@ pub fn unpin(service: &Service) -> Vec<PatchOperation> {
 fn select(service: &Service, selector: &BTreeMap<String, String>) -> Vec<PatchOperation> {
     vec![
         patch::test("/metadata/uid", json!(service.meta.uid)),
-        patch::test("/spec/selector", json!(service.selector)),
+        // The selector may be the same again, and a rollback lie in between: a write that was held up must not go through.
+        patch::only_at(&service.meta),
         patch::replace("/spec/selector", json!(selector)),
     ]
 }

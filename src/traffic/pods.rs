@@ -56,14 +56,14 @@ fn label() -> String {
     format!("/metadata/labels/{}", patch::token(names::SERVING))
 }
 
-/// Puts a pod into service.
+/// Puts a pod into service. As all that follows, only as it was looked at: a write that was held up comes too late.
 pub fn enlist(pod: &Pod, revision: &str) -> Vec<PatchOperation> {
-    vec![patch::test("/metadata/uid", json!(pod.meta.uid)), patch::add(&label(), json!(revision))]
+    vec![patch::test("/metadata/uid", json!(pod.meta.uid)), patch::only_at(&pod.meta), patch::add(&label(), json!(revision))]
 }
 
 /// Takes a pod out of service; it stays where it is.
 pub fn dismiss(pod: &Pod) -> Vec<PatchOperation> {
-    vec![patch::test("/metadata/uid", json!(pod.meta.uid)), patch::remove(&label())]
+    vec![patch::test("/metadata/uid", json!(pod.meta.uid)), patch::only_at(&pod.meta), patch::remove(&label())]
 }
 
 /// Has the pods that replace others be born in service, or not any more.
@@ -73,7 +73,7 @@ pub fn born_serving(set: &ReplicaSet, revision: Option<&str>) -> Vec<PatchOperat
         Some(revision) => patch::add(&path, json!(revision)),
         None => patch::remove(&path),
     };
-    vec![patch::test("/metadata/uid", json!(set.meta.uid)), edit]
+    vec![patch::test("/metadata/uid", json!(set.meta.uid)), patch::only_at(&set.meta), edit]
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use json_patch::PatchOperation;
 use serde_json::json;
 
 use super::scenario::{Scenario, When};
-use super::table::{rollback_when, route_shapes};
+use super::scenarios::{rollback_when, route_shapes};
 use super::world::NS;
 
 /// What is done wrong.

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use aether_operator::api::Time;
+use aether_operator::api::{Time, names};
 use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::{Value, json};
 
-use super::gateway::Plane;
+use super::gateway::{Manner, Plane};
 use super::rng::Rng;
 use super::world::{FOREGROUND, World, int, is_deleting, is_ready, items, key_of, millis, owner_uids, selects, strings, text};
 
@@ -40,6 +40,8 @@ pub struct Cluster {
     pub world: World,
     pub plane: Plane,
     pub timing: Timing,
+    /// How the gateway behaves.
+    pub gateway: Manner,
     /// Image tags whose pods never get ready.
     pub broken: BTreeSet<String>,
     timers: BTreeMap<String, Time>,
@@ -65,11 +67,17 @@ impl Cluster {
             world: World::new(),
             plane: Plane::default(),
             timing,
+            gateway: Manner::Honest,
             broken: BTreeSet::new(),
             timers: BTreeMap::new(),
             serial: 0,
             idle_at: 0,
         }
+    }
+
+    /// The gateway behaves otherwise from now on.
+    pub fn turn_gateway(&mut self, manner: Manner) {
+        (self.gateway, self.idle_at) = (manner, 0);
     }
 
     /// One tick of everything but the operator. False: nothing was to be done, nothing has changed.
@@ -116,6 +124,26 @@ fn hash_of(template: &Value) -> String {
     format!("{:08x}", hasher.finish() & 0xffff_ffff)
 }
 
+/// A hash for a new ReplicaSet; one of the same name that was edited since is left alone.
+fn free_hash(world: &World, key: &Key, template: &Value) -> String {
+    let taken = |hash: &str| world.at(Kind::ReplicaSet, &Key::new(&key.namespace, format!("{}-{hash}", key.name))).is_some();
+    let hash = hash_of(template);
+    (0..100).map(|n| if n == 0 { hash.clone() } else { format!("{hash}{n}") }).find(|h| !taken(h)).unwrap()
+}
+
+/// Whether a ReplicaSet has that template, but for the hash that its controller has put in.
+fn is_made_from(set: &Value, template: &Value) -> bool {
+    let own = &set["spec"]["template"];
+    let labels = |t: &Value| {
+        let mut labels = strings(t, "/metadata/labels");
+        labels.remove(names::POD_TEMPLATE_HASH);
+        labels
+    };
+    own["spec"] == template["spec"]
+        && own["metadata"]["annotations"] == template["metadata"]["annotations"]
+        && labels(own) == labels(template)
+}
+
 fn owned(world: &World, kind: Kind, uid: &str) -> Vec<Arc<Value>> {
     world.of(kind).map(|(_, o)| o).filter(|o| owner_uids(o).any(|u| u == uid)).cloned().collect()
 }
@@ -140,8 +168,7 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
     let template = &deployment["spec"]["template"];
     let wanted = int(deployment, "/spec/replicas");
     let sets = owned(world, Kind::ReplicaSet, uid);
-    let hash = hash_of(template);
-    let is_current = |s: &Value| strings(s, "/metadata/labels").get("pod-template-hash") == Some(&hash);
+    let is_current = |s: &Value| is_made_from(s, template);
     let current = sets.iter().find(|s| is_current(s));
     let filled: Vec<_> = sets.iter().filter(|s| int(s, "/spec/replicas") > 0).collect();
     if deployment.pointer("/spec/paused").is_some() {
@@ -156,6 +183,7 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
         return;
     }
     let Some(current) = current else {
+        let hash = free_hash(world, key, template);
         let mut template = template.clone();
         template["metadata"]["labels"]["pod-template-hash"] = json!(hash);
         let set = json!({
@@ -164,7 +192,8 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
                 "name": format!("{}-{hash}", key.name), "namespace": key.namespace, "labels": template["metadata"]["labels"],
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": key.name, "uid": uid, "controller": true}],
             },
-            "spec": {"replicas": if filled.is_empty() { wanted } else { 0 }, "template": template},
+            // A rollout begins with its surge.
+            "spec": {"replicas": if filled.is_empty() { wanted } else { wanted.min(1) }, "template": template},
         });
         world.create(Kind::ReplicaSet, set, "deployment").ok();
         return;
@@ -186,10 +215,9 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
 
 fn report(world: &mut World, key: &Key) {
     let Some(deployment) = world.at(Kind::Deployment, key).cloned() else { return };
-    let hash = hash_of(&deployment["spec"]["template"]);
     let mut counts = (0, 0, 0);
     for set in owned(world, Kind::ReplicaSet, text(&deployment, "/metadata/uid")) {
-        let current = strings(&set, "/metadata/labels").get("pod-template-hash") == Some(&hash);
+        let current = is_made_from(&set, &deployment["spec"]["template"]);
         for pod in owned(world, Kind::Pod, text(&set, "/metadata/uid")).iter().filter(|p| !is_deleting(p)) {
             counts.0 += 1;
             counts.1 += i32::from(current);

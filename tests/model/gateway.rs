@@ -93,22 +93,39 @@ pub fn routing(world: &World, reach: &Reach) -> Routing {
         .collect()
 }
 
+/// What a gateway says of routes. What it does with their weights is another matter: it follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    Honest,
+    /// It never writes a status.
+    Mute,
+    /// It speaks of the generation before.
+    Behind,
+    /// It does not accept the route.
+    Rejects,
+}
+
 /// Writes the status of each route under each parent, some time after the route or its Services changed.
 pub fn acknowledge(c: &mut Cluster) {
+    if c.gateway == Manner::Mute {
+        return;
+    }
     for (key, route) in c.world.list(Kind::HttpRoute) {
         let generation = int(&route, "/metadata/generation");
         let known = |b: &Value| c.world.at(Kind::Service, &Key::new(&key.namespace, text(b, "/name"))).is_some();
         let resolved = items(&route, "/spec/rules").flat_map(|r| items(r, "/backendRefs")).all(known);
+        let accepted = if c.gateway == Manner::Rejects { "False" } else { "True" };
+        let generation = generation - i64::from(c.gateway == Manner::Behind);
         let (answer, reason) = if resolved { ("True", "ResolvedRefs") } else { ("False", "BackendNotFound") };
         let parents: Vec<Value> = items(&route, "/spec/parentRefs")
             .map(|parent| {
                 json!({"parentRef": parent, "controllerName": "example.org/gateway", "conditions": [
-                    {"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "observedGeneration": generation},
+                    {"type": "Accepted", "status": accepted, "reason": "Accepted", "message": "", "observedGeneration": generation},
                     {"type": "ResolvedRefs", "status": answer, "reason": reason, "message": "", "observedGeneration": generation},
                 ]})
             })
             .collect();
-        let matter = format!("ack {key} {generation} {answer}");
+        let matter = format!("ack {key} {generation} {answer} {accepted}");
         if route.pointer("/status/parents") == Some(&json!(parents)) {
             forget(c, &matter);
         } else if is_due(c, &matter, c.timing.ack) {

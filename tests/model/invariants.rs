@@ -7,9 +7,10 @@ use aether_operator::api::{State, Time, names};
 use aether_operator::cluster::facts::Kind;
 use serde_json::Value;
 
+use super::endpoints::Service;
 use super::gateway::Plane;
 use super::truth::{self, find, picked, ready_endpoints, version_of, versions_picked};
-use super::world::{Objects, World, int, is_ready, items, selects, strings, text};
+use super::world::{Objects, World, int, is_deleting, is_ready, items, owner_uids, selects, strings, text};
 
 /// A broken invariant: its name, and what was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +22,21 @@ pub fn ensure(holds: bool, name: &'static str, what: impl FnOnce() -> String) ->
     if holds { Ok(()) } else { Err(Violation(name, what())) }
 }
 
-/// What the checks compare with: how it was at the start, and what happened since.
+/// What the checks compare with: how it was at the start, and what happened since. One for each workload with updates.
 pub struct Checker {
     pub update: String,
     pub apex: String,
     pub workload: String,
+    /// Workloads with updates, this one too; each has a Service of its name.
+    pub apps: BTreeSet<String>,
     /// The version that carries the traffic when nothing is under way.
     pub live: String,
     pub drain: Duration,
+    pub settle: Duration,
+    /// How late kube-proxy is.
+    pub proxy: Duration,
+    /// Traffic is shifted by the Service's endpoints.
+    pub by_pods: bool,
     /// How old the operator's knowledge may be.
     pub slack: Duration,
     /// UIDs of what the operator made.
@@ -44,26 +52,57 @@ pub struct Checker {
     ready: VecDeque<(Time, BTreeMap<String, usize>)>,
     /// Orders over time.
     pub orders: VecDeque<(Time, Value)>,
+    /// The ratio on record, and since when.
+    pub recorded: (String, Time),
+    /// Who is behind the apex.
+    pub service: Service,
+    /// Since when all pods of the live version are there and ready.
+    pub whole_since: Option<Time>,
+    /// What people have broken, and until when it may stay broken.
+    pub excused: BTreeMap<&'static str, Time>,
 }
 
+/// Excuses everything.
+pub const ALL: &str = "all";
+
 impl Checker {
-    pub fn new(world: &World, update: &str, name: &str, live: &str, drain: Duration) -> Self {
-        let rules = truth::all(&world.objects, Kind::HttpRoute).map(|(n, r)| (n.to_owned(), r["spec"]["rules"].clone()));
+    pub fn new(world: &World, update: &str, app: &str, apps: &BTreeSet<String>, [settle, drain, proxy]: [Duration; 3]) -> Self {
+        let objects = &world.objects;
+        let rules = truth::all(objects, Kind::HttpRoute).map(|(n, r)| (n.to_owned(), r["spec"]["rules"].clone()));
+        let workload = find(objects, Kind::Deployment, app);
         Self {
             update: update.into(),
-            apex: name.into(),
-            workload: name.into(),
-            live: live.into(),
+            apex: app.into(),
+            workload: app.into(),
+            apps: apps.clone(),
+            live: workload.map(|w| version_of(w).to_owned()).unwrap_or_default(),
+            settle,
             drain,
+            proxy,
+            by_pods: truth::shares(objects, app).is_empty(),
             slack: Duration::from_secs(2),
             made: BTreeSet::new(),
             users_rules: rules.collect(),
-            users_selector: find(&world.objects, Kind::Service, name).map(|s| strings(s, "/spec/selector")).unwrap_or_default(),
+            users_selector: find(objects, Kind::Service, app).map(|s| strings(s, "/spec/selector")).unwrap_or_default(),
             reached: BTreeMap::new(),
             reaches: BTreeSet::new(),
             ready: VecDeque::new(),
             orders: VecDeque::new(),
+            recorded: (String::new(), world.now),
+            service: Service::new(workload.map_or(0, |w| int(w, "/spec/replicas"))),
+            whole_since: None,
+            excused: BTreeMap::new(),
         }
+    }
+
+    /// People have broken something: these invariants may not hold until then.
+    pub fn excuse(&mut self, names: &[&'static str], until: Time) {
+        self.excused.extend(names.iter().map(|name| (*name, until)));
+    }
+
+    pub fn unless_excused(&self, checked: Checked, now: Time) -> Checked {
+        let excused = |name| self.excused.get(name).is_some_and(|until| now < *until);
+        checked.or_else(|violation| if excused(violation.0) || excused(ALL) { Ok(()) } else { Err(violation) })
     }
 
     pub fn state(&self, objects: &Objects) -> State {
@@ -75,11 +114,14 @@ impl Checker {
     pub fn look(&mut self, world: &World, plane: &Plane) -> Checked {
         self.remember(world, plane);
         let objects = &world.objects;
-        self.traffic_in_the_api(objects)?;
-        self.traffic_in_force(objects, plane)?;
-        self.callers_of_the_service(objects)?;
-        self.pause_outlives_pins(objects)?;
-        one_at_a_time(objects)
+        let checks = [
+            self.traffic_in_the_api(objects),
+            self.traffic_in_force(objects, plane),
+            self.callers_of_the_service(objects, world.now),
+            self.pause_outlives_pins(objects),
+            self.one_at_a_time(objects),
+        ];
+        checks.into_iter().try_for_each(|checked| self.unless_excused(checked, world.now))
     }
 
     /// Nothing has changed since the last look.
@@ -100,16 +142,32 @@ impl Checker {
 
         let mut ready: BTreeMap<String, usize> = BTreeMap::new();
         for (name, service) in truth::all(objects, Kind::Service) {
-            if truth::is_operators_service(service) {
+            if truth::is_operators_service(service) && !self.by_pods {
                 for (v, n) in count(ready_endpoints(objects, name).iter().filter_map(version)) {
                     let known = ready.entry(v).or_default();
                     *known = n.max(*known);
                 }
             }
         }
+        if self.by_pods {
+            ready = count(truth::all(objects, Kind::Pod).filter(|(_, p)| is_ready(p)).map(|(_, p)| version_of(p).to_owned()));
+        }
         push(&mut self.ready, now, ready, self.slack);
-        let spec = find(objects, Kind::RollingUpdate, &self.update).map(|u| u["spec"].clone()).unwrap_or_default();
-        push(&mut self.orders, now, spec, self.slack);
+        let update = find(objects, Kind::RollingUpdate, &self.update);
+        push(&mut self.orders, now, update.map(|u| u["spec"].clone()).unwrap_or_default(), self.slack);
+        let routing = update.map_or("", |u| text(u, "/status/routing"));
+        if self.recorded.0 != routing {
+            self.recorded = (routing.to_owned(), now);
+        }
+        let ready = truth::all(objects, Kind::Pod).filter(|(_, p)| version_of(p) == self.live && is_ready(p)).count();
+        self.whole_since = (ready >= self.service.size).then(|| self.whole_since.unwrap_or(now));
+        let (serving, dead) = (self.in_service(objects), |pod: &str| find(objects, Kind::Pod, pod).is_none_or(|p| !is_ready(p)));
+        self.service.remember(serving, ready_endpoints(objects, &self.apex).len(), dead, now);
+    }
+
+    /// The live version cannot take everything, or could not a moment ago.
+    pub fn comes_back(&self, now: Time) -> bool {
+        self.whole_since.is_none_or(|since| now <= since + self.slack)
     }
 
     pub fn ready_lately(&self, version: &str) -> usize {
@@ -164,25 +222,38 @@ impl Checker {
     }
 
     /// R11: behind the apex is one version, and which one changes only by the flip.
-    fn callers_of_the_service(&self, objects: &Objects) -> Checked {
+    fn callers_of_the_service(&self, objects: &Objects, now: Time) -> Checked {
         let versions = versions_picked(objects, &self.apex);
         let state = self.state(objects);
+        ensure(picked(objects, &self.apex).iter().any(|p| is_ready(p)), "R10", || format!("Service {} selects no ready pod", self.apex))?;
+        if self.by_pods {
+            return self.endpoints(objects, now);
+        }
         ensure(versions.len() <= 1 || state == State::Completed, "R11", || format!("Service {} selects pods of {versions:?}", self.apex))?;
-        if !matches!(state, State::Completing | State::Completed | State::Pending) {
+        if !(state == State::RollingBack && self.comes_back(now)) && !matches!(state, State::Completing | State::Completed | State::Pending)
+        {
             ensure(versions.iter().all(|v| *v == self.live), "R11", || {
                 format!("Service {} selects pods of {versions:?} in {state}; {} is live", self.apex, self.live)
             })?;
         }
-        ensure(picked(objects, &self.apex).iter().any(|p| is_ready(p)), "R10", || format!("Service {} selects no ready pod", self.apex))
+        Ok(())
     }
 
-    /// T3: a Deployment is never unpaused while a selector names the hash of its pods.
+    /// T3: a Deployment is never unpaused while a selector names the hash of its pods, or its ReplicaSet was edited.
     fn pause_outlives_pins(&self, objects: &Objects) -> Checked {
+        let paused = |uid: &str| {
+            let owner = truth::all(objects, Kind::Deployment).find(|(_, d)| text(d, "/metadata/uid") == uid);
+            owner.is_none_or(|(_, d)| d.pointer("/spec/paused").is_some() || is_deleting(d))
+        };
+        for (name, set) in truth::all(objects, Kind::ReplicaSet).filter(|(_, s)| truth::is_born_serving(s)) {
+            let alone = int(set, "/spec/replicas") > 0 && !owner_uids(set).all(paused);
+            ensure(!alone, "T3", || format!("ReplicaSet {name} was edited, and its Deployment is not paused"))?;
+        }
         let Some(workload) = find(objects, Kind::Deployment, &self.workload) else { return Ok(()) };
         if workload.pointer("/spec/paused").is_some() {
             return Ok(());
         }
-        let pods: Vec<_> = truth::all(objects, Kind::Pod).map(|(_, p)| p).collect();
+        let pods: Vec<_> = truth::all(objects, Kind::Pod).map(|(_, p)| p).filter(|p| truth::is_part_of(p, &self.workload)).collect();
         for (name, service) in truth::all(objects, Kind::Service) {
             let selector = strings(service, "/spec/selector");
             let named =
@@ -192,51 +263,13 @@ impl Checker {
         Ok(())
     }
 
-    /// How it must be when all is over and quiet.
-    pub fn at_rest(&self, objects: &Objects, keeps_pin: bool, keeps_pause: bool) -> Checked {
-        for (name, rules) in &self.users_rules {
-            let now = find(objects, Kind::HttpRoute, name).map(|r| r["spec"]["rules"].clone());
-            ensure(now.as_ref() == Some(rules), "leftovers", || format!("route {name} was {rules}, is {now:?}"))?;
-        }
-        let selector = find(objects, Kind::Service, &self.apex).map(|s| strings(s, "/spec/selector")).unwrap_or_default();
-        ensure(keeps_pin || selector == self.users_selector, "leftovers", || format!("the apex selects {selector:?}"))?;
-        for (name, service) in truth::all(objects, Kind::Service) {
-            let ours = truth::is_operators_service(service) && self.made.contains(text(service, "/metadata/uid"));
-            ensure(!ours, "leftovers", || format!("Service {name} is left"))?;
-        }
-        for ((kind, key), object) in objects {
-            let notes = strings(object, "/metadata/annotations");
-            // At 0 it only says what scaling up would bring back.
-            let kept = notes.contains_key(names::PAUSED_TEMPLATE)
-                && !keeps_pause
-                && int(object, "/spec/replicas") > 0
-                && !is_adopted(objects, object);
-            ensure(!kept, "leftovers", || format!("{} {key} still carries {:?}", kind.gvk().2, notes.keys()))?;
-        }
-        for (name, deployment) in truth::all(objects, Kind::Deployment) {
-            let lost = self.made.contains(text(deployment, "/metadata/uid")) && version_of(deployment) != self.live;
-            ensure(!lost || keeps_pin, "leftovers", || format!("Deployment {name} is left; {} is live", self.live))?;
-        }
-        let workload = find(objects, Kind::Deployment, &self.workload);
-        let may_pause = |w: &Value| w.pointer("/spec/paused").is_none() || is_adopted(objects, w);
-        ensure(keeps_pause || workload.is_none_or(|w| may_pause(w)), "leftovers", || "the workload is left paused".into())?;
-        let behind = versions_picked(objects, &self.apex);
-        ensure(behind == BTreeSet::from([self.live.clone()]), "leftovers", || {
-            format!("behind the apex is {behind:?}, live is {}", self.live)
-        })
+    /// R7: of the updates of one workload one is under way.
+    fn one_at_a_time(&self, objects: &Objects) -> Checked {
+        let active = |u: &Value| serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_active);
+        let here = |u: &Value| text(u, "/spec/artifactBase").ends_with(&format!(":{}", self.workload));
+        let busy: Vec<_> = truth::all(objects, Kind::RollingUpdate).filter(|(_, u)| here(u) && active(u)).map(|(n, _)| n).collect();
+        ensure(busy.len() <= 1, "R7", || format!("{busy:?} are under way at once"))
     }
-}
-
-/// R7: of the updates of one workload one is under way.
-/// The workload is in the care of an update that is there.
-fn is_adopted(objects: &Objects, workload: &Value) -> bool {
-    strings(workload, "/metadata/annotations").get(names::ADOPTED).is_some_and(|by| find(objects, Kind::RollingUpdate, by).is_some())
-}
-
-fn one_at_a_time(objects: &Objects) -> Checked {
-    let active = |u: &Value| serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_active);
-    let busy: Vec<_> = truth::all(objects, Kind::RollingUpdate).filter(|(_, u)| active(u)).map(|(n, _)| n).collect();
-    ensure(busy.len() <= 1, "R7", || format!("{busy:?} are under way at once"))
 }
 
 fn count(versions: impl Iterator<Item = String>) -> BTreeMap<String, usize> {

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::controllers::Timing;
 use super::rng::Rng;
 use super::scenario::{Act, Goal, Scenario, When};
+use super::scenarios::route_shapes;
 use super::sim::Faults;
-use super::table::route_shapes;
 
 const VERSIONS: [&str; 4] = ["2.0.0", "3.0.0", "4.0.0", "5.0.0"];
 const RATIOS: [&str; 7] = ["0:1", "1:9", "1:3", "2:2", "3:1", "1:0", "7:0"];

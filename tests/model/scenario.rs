@@ -4,17 +4,21 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aether_operator::api::{State, names};
-use aether_operator::cluster::facts::Kind;
+use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::{Value, json};
 
 use super::controllers::Timing;
-use super::world::{NS, World};
+use super::gateway::Manner;
+use super::meddler::Meddler;
+use super::world::{NS, World, key_of};
 
 /// When people act; counted in milliseconds since that became so, or since they last acted.
 #[derive(Clone, Debug)]
 pub enum When {
     State(State, u64),
     Routing(&'static str, u64),
+    /// Ready says that reason.
+    Reason(&'static str, u64),
     After(u64),
 }
 
@@ -23,19 +27,43 @@ pub enum When {
 pub enum Act {
     /// A merge patch of the update's spec.
     Spec(Value),
-    /// A merge patch of the workload's pod template.
-    Template(Value),
+    /// A merge patch of any object.
+    Edit(Kind, &'static str, Value),
     /// They delete the update.
     Delete,
+    /// Any change of any object; of a route, its author means it for good.
+    Change(Kind, &'static str, fn(&mut Value)),
+    /// They delete an object, and whatever it owns goes too.
+    Remove(Kind, &'static str),
+    /// They create an object again, as it was at the start.
+    Restore(Kind, &'static str),
+    /// They delete the namespace.
+    Doom,
+    /// They delete so many ready pods of that version.
+    Kill(&'static str, usize),
+    /// From now on the gateway behaves like this.
+    Gateway(Manner),
+    /// What they do next breaks these invariants, for so many milliseconds.
+    Excuse(&'static [&'static str], u64),
     /// The API server takes everything again.
     Allow,
     /// Nothing; the script waits until it is so.
     Look,
 }
 
+impl Act {
+    /// The workload's image is edited, as a GitOps tool does.
+    pub fn image(version: &str) -> Self {
+        let template = workload("web", version, 1)["spec"]["template"].take();
+        Self::Edit(Kind::Deployment, "web", json!({"spec": {"template": template}}))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {
     State(State),
+    /// It stays in that state, says that reason, and a person is needed.
+    Held(State, &'static str),
     Gone,
     /// Any end: a terminal state, or no update any more.
     Over,
@@ -51,17 +79,22 @@ pub struct Scenario {
     pub goal: Goal,
     pub live_at_end: Option<String>,
     pub timing: Timing,
+    pub gateway: Manner,
+    pub meddler: Option<Meddler>,
     pub dials_pods: bool,
-    pub drain: Duration,
     pub deadline: Duration,
     pub broken: BTreeSet<String>,
     pub refused: BTreeSet<String>,
+    /// A HorizontalPodAutoscaler sizes the workload.
+    pub autoscaler: bool,
     /// A manifest owns the workload's `replicas`.
     pub replicas_owned: bool,
     /// The apex stays pinned to the live version.
     pub keeps_pin: bool,
     /// The workload stays paused.
     pub keeps_pause: bool,
+    /// The reason of Ready at the end.
+    pub says: Option<&'static str>,
     /// News of pods come that many milliseconds late, all the time.
     pub pods_late: u64,
 }
@@ -78,14 +111,17 @@ impl Scenario {
             goal: Goal::State(State::Completed),
             live_at_end: Some("2.0.0".into()),
             timing: Timing::default(),
+            gateway: Manner::Honest,
+            meddler: None,
             dials_pods: true,
-            drain: Duration::from_secs(5),
             deadline: Duration::from_mins(15),
             broken: BTreeSet::new(),
             refused: BTreeSet::new(),
+            autoscaler: false,
             replicas_owned: false,
             keeps_pin: false,
             keeps_pause: false,
+            says: None,
             pods_late: 0,
         }
     }
@@ -102,6 +138,11 @@ impl Scenario {
     pub fn routes(mut self, routes: Vec<Value>) -> Self {
         self.routes = routes;
         self
+    }
+
+    /// People do something that breaks these invariants for a while.
+    pub fn harm(self, when: When, act: Act, excused: &'static [&'static str], ms: u64) -> Self {
+        self.when(when, Act::Excuse(excused, ms)).when(When::After(0), act)
     }
 
     /// People do something when it is so.
@@ -128,6 +169,18 @@ impl Scenario {
 
     /// The user's own objects, and some of others that look like it.
     pub fn build(&self, world: &mut World) {
+        for (kind, object) in self.objects() {
+            world.create(kind, object, "user").unwrap();
+        }
+    }
+
+    /// The user's object of that name as it is at the start.
+    pub fn object(&self, kind: Kind, name: &str) -> Option<Value> {
+        let found = self.objects().into_iter().find(|(k, o)| *k == kind && key_of(o) == Key::new(NS, name));
+        found.map(|(_, object)| object)
+    }
+
+    fn objects(&self) -> Vec<(Kind, Value)> {
         let mut objects = vec![
             (Kind::Deployment, workload("web", "1.0.0", self.replicas)),
             (Kind::Service, service("web", &json!({"app": "web"}))),
@@ -141,14 +194,20 @@ impl Scenario {
         }
         objects.push((Kind::HttpRoute, route("elsewhere", &json!([[("other", 1)]]))));
         objects.extend(self.routes.iter().map(|r| (Kind::HttpRoute, r.clone())));
+        if self.autoscaler {
+            let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+            let object = json!({
+                "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web", "namespace": NS},
+                "spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 9},
+            });
+            objects.push((Kind::Autoscaler, object));
+        }
         let mut namesakes = objects.clone();
         namesakes.truncate(2);
         for (_, object) in &mut namesakes {
             object["metadata"]["namespace"] = json!("elsewhere");
         }
-        for (kind, object) in objects.into_iter().chain(namesakes) {
-            world.create(kind, object, "user").unwrap();
-        }
+        objects.into_iter().chain(namesakes).collect()
     }
 }
 

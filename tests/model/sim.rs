@@ -1,20 +1,21 @@
 //! One run: a cluster, an operator, faults, a script of what people do, and the checks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use aether_operator::api::{State, Time};
+use aether_operator::api::{State, Time, conditions, duration};
 use aether_operator::cluster::facts::{Key, Kind};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::bugs::Bug;
 use super::controllers::Cluster;
 use super::invariants::{Checker, Violation, ensure};
-use super::operator::{FAULTS, Fault, Operator};
+use super::operator::Operator;
+use super::requests::{FAULTS, Fault, InFlight};
 use super::rng::Rng;
-use super::scenario::{Act, Goal, Scenario, When};
+use super::scenario::{Goal, Scenario};
 use super::truth;
-use super::world::{NS, World, int, is_ready, items, millis, text};
+use super::world::{World, int, is_ready, items, millis, text};
 
 /// Which writes go wrong.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Faults {
     pub late: bool,
     /// Pods are killed now and then.
     pub kills: bool,
+    /// How old, in milliseconds, what a new process is told first may be.
+    pub stale: u64,
     /// Seconds after which nothing goes wrong any more.
     pub until: u64,
 }
@@ -54,12 +57,16 @@ pub struct Failure {
 pub struct Sim {
     pub cluster: Cluster,
     pub operator: Operator,
-    pub checker: Checker,
+    /// One for each workload with updates; the first is the one that scenarios speak of.
+    pub checkers: Vec<Checker>,
     pub faults: Faults,
     pub bug: Option<Bug>,
-    scenario: Scenario,
-    script: usize,
-    since: Time,
+    pub in_flight: Vec<InFlight>,
+    pub scenario: Scenario,
+    /// How far people are with it.
+    pub script: usize,
+    pub since: Time,
+    pub meddles_at: Time,
     rng: Rng,
     late_until: Option<Time>,
     fault_rng: Rng,
@@ -67,7 +74,7 @@ pub struct Sim {
 }
 
 const TICK: u64 = 500;
-const UPDATE: &str = "web";
+pub const UPDATE: &str = "web";
 
 pub fn run(scenario: &Scenario, faults: &Faults, bug: Option<Bug>, seed: u64) -> Result<Report, Failure> {
     let mut sim = Sim::new(scenario, faults, bug, seed);
@@ -90,9 +97,10 @@ impl Sim {
         let mut cluster = Cluster::new(scenario.timing.clone());
         cluster.broken.clone_from(&scenario.broken);
         cluster.plane.dials_pods = scenario.dials_pods;
+        cluster.gateway = scenario.gateway;
         scenario.build(&mut cluster.world);
         let lazy = std::mem::take(&mut cluster.timing.lazy);
-        for _ in 0..40 {
+        for _ in 0..40 + cluster.timing.plane / TICK {
             cluster.step(&mut rng);
             cluster.world.now += millis(TICK);
         }
@@ -100,16 +108,17 @@ impl Sim {
         cluster.world.start = cluster.world.now;
         cluster.world.trace.clear();
         cluster.world.refused.clone_from(&scenario.refused);
-        let checker = Checker::new(&cluster.world, UPDATE, "web", "1.0.0", scenario.drain);
         let since = cluster.world.now;
         Self {
-            checker,
+            checkers: checkers(scenario, &cluster),
+            in_flight: Vec::new(),
             operator: Operator::default(),
             faults: faults.clone(),
             bug,
             scenario: scenario.clone(),
             script: 0,
             since,
+            meddles_at: since,
             late_until: None,
             fault_rng: Rng::new(rng.next()),
             faults_end: since + Duration::from_secs(faults.until),
@@ -130,17 +139,24 @@ impl Sim {
         self.operator.down_until = Some(self.cluster.world.now + millis(pause));
     }
 
+    /// When a process that stands still runs again.
+    pub fn thaws_at(&mut self) -> Time {
+        self.cluster.world.now + millis(2000 + self.fault_rng.below(40) * 1000)
+    }
+
     fn play(&mut self) -> Result<usize, Violation> {
         for update in self.scenario.updates.clone() {
             self.cluster.world.create(Kind::RollingUpdate, update, "user").unwrap();
         }
-        self.operator.start(&self.cluster.world);
-        self.checker.slack = if self.faults.late || self.scenario.pods_late > 0 { Duration::from_secs(9) } else { Duration::from_secs(2) };
+        self.operator.start(&self.cluster.world, 0);
+        let late = self.faults.late || self.scenario.pods_late > 0 || self.faults.stale > 0;
+        let slack = Duration::from_secs(if late { 9 } else { 2 });
+        self.checkers.iter_mut().for_each(|c| c.slack = slack);
         let deadline = self.cluster.world.now + self.scenario.deadline + Duration::from_secs(self.faults.until);
         while !self.is_there() {
             let stuck = self.cluster.world.now >= deadline;
             ensure(!stuck, "progress", || {
-                format!("{:?} was not reached in time; state {}", self.scenario.goal, self.checker.state(&self.cluster.world.objects))
+                format!("{:?} was not reached in time; state {}", self.scenario.goal, self.checkers[0].state(&self.cluster.world.objects))
             })?;
             self.tick(TICK)?;
         }
@@ -151,53 +167,69 @@ impl Sim {
         for _ in 0..60 {
             self.tick(TICK)?;
         }
+        // A smaller size is followed a minute after the end.
+        for _ in 0..16 {
+            self.tick(5000)?;
+        }
         let writes = self.operator.writes;
         for _ in 0..60 {
             self.tick(5000)?;
         }
         let extra = self.operator.writes - writes;
         ensure(extra == 0, "rest", || format!("{extra} writes in five minutes of rest"))?;
-        let objects = &self.cluster.world.objects;
-        self.checker.at_rest(objects, self.scenario.keeps_pin, self.scenario.keeps_pause)?;
-        ensure(self.scenario.live_at_end.as_ref().is_none_or(|v| *v == self.checker.live), "end", || {
-            format!("{} is live", self.checker.live)
-        })?;
+        ensure(self.is_there(), "rest", || format!("{:?} did not last", self.scenario.goal))?;
+        let (objects, scenario) = (&self.cluster.world.objects, &self.scenario);
+        if matches!(scenario.goal, Goal::Held(..)) {
+            return Ok(writes);
+        }
+        for checker in &self.checkers {
+            checker.unless_excused(checker.at_rest(objects, scenario.keeps_pin, scenario.keeps_pause), self.cluster.world.now)?;
+        }
+        let reason = reason_of(truth::find(objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref));
+        ensure(scenario.says.is_none_or(|wanted| wanted == reason), "end", || format!("it says {reason}"))?;
+        let live = &self.checkers[0].live;
+        ensure(scenario.live_at_end.as_ref().is_none_or(|v| v == live), "end", || format!("{live} is live"))?;
         Ok(writes)
     }
 
     fn is_there(&self) -> bool {
         let objects = &self.cluster.world.objects;
-        let update = truth::find(objects, Kind::RollingUpdate, UPDATE);
-        let state = update.map(|_| self.checker.state(objects));
+        let update = truth::find(objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref);
+        let state = update.map(|_| self.checkers[0].state(objects));
         let version = update.map(|u| text(u, "/status/newVersion").to_owned()).unwrap_or_default();
         let others = truth::all(objects, Kind::RollingUpdate)
             .all(|(_, u)| serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_terminal));
         let current = update
             .is_none_or(|u| text(u, "/spec/version") == version && int(u, "/metadata/generation") == int(u, "/status/observedGeneration"));
+        let all_played = self.script >= self.scenario.script.len();
         let fits = match self.scenario.goal {
             Goal::State(wanted) => state == Some(wanted),
+            Goal::Held(wanted, reason) => return all_played && state == Some(wanted) && reason_of(update) == reason,
             Goal::Gone => state.is_none(),
             Goal::Over => state.is_none_or(State::is_terminal),
         };
-        self.script >= self.scenario.script.len() && others && current && fits
+        all_played && others && current && fits
     }
 
     fn tick(&mut self, ms: u64) -> Result<(), Violation> {
         self.cluster.world.now += millis(ms);
         self.people();
         self.mischief();
+        self.meddle();
+        self.thaw()?;
         let now = self.cluster.world.now;
         if self.cluster.step(&mut self.rng) {
-            self.checker.look(&self.cluster.world, &self.cluster.plane)?;
+            self.checkers.iter_mut().try_for_each(|c| c.look(&self.cluster.world, &self.cluster.plane))?;
         } else {
-            self.checker.still(now);
+            self.checkers.iter_mut().for_each(|c| c.still(now));
         }
         if let Some(until) = self.operator.down_until {
             if now < until {
                 return Ok(());
             }
             self.cluster.world.note("** a new operator starts");
-            self.operator.start(&self.cluster.world);
+            let age = self.fault_rng.below(self.faults.stale);
+            self.operator.start(&self.cluster.world, age);
         }
         self.operator.hear(&self.cluster.world);
         while let Some(key) = self.operator.due(now) {
@@ -233,61 +265,24 @@ impl Sim {
             }
         }
     }
-
-    /// What people do when its time has come.
-    fn people(&mut self) {
-        let Some((when, act)) = self.scenario.script.get(self.script).cloned() else { return };
-        let world = &self.cluster.world;
-        let update = truth::find(&world.objects, Kind::RollingUpdate, UPDATE);
-        let says = |path: &str, wanted: &str| update.is_some_and(|u| text(u, path) == wanted);
-        let due = match &when {
-            When::State(state, after) => says("/status/state", state.as_str()) && self.since + millis(*after) <= world.now,
-            When::Routing(ratio, after) => says("/status/routing", ratio) && self.since + millis(*after) <= world.now,
-            When::After(ms) => self.since + millis(*ms) <= world.now,
-        };
-        let reached = match &when {
-            When::State(state, _) => says("/status/state", state.as_str()),
-            When::Routing(ratio, _) => says("/status/routing", ratio),
-            When::After(_) => true,
-        };
-        if !reached {
-            self.since = world.now;
-        }
-        if !due {
-            return;
-        }
-        self.since = world.now;
-        self.script += 1;
-        let (world, key) = (&mut self.cluster.world, Key::new(NS, UPDATE));
-        match act {
-            Act::Spec(changes) => {
-                world.edit(Kind::RollingUpdate, &key, "user", |u| merge(&mut u["spec"], &changes));
-            }
-            Act::Template(changes) => {
-                world.edit(Kind::Deployment, &key, "user", |d| merge(&mut d["spec"]["template"], &changes));
-            }
-            Act::Delete => drop(world.delete(Kind::RollingUpdate, &key, None, "user")),
-            Act::Allow => world.refused.clear(),
-            Act::Look => {}
-        }
-    }
 }
 
-/// JSON merge patch.
-fn merge(into: &mut Value, changes: &Value) {
-    let Some(changes) = changes.as_object() else {
-        *into = changes.clone();
-        return;
+/// One for each workload that has an update.
+fn checkers(scenario: &Scenario, cluster: &Cluster) -> Vec<Checker> {
+    let app = |u: &Value| text(u, "/spec/artifactBase").rsplit(':').next().unwrap_or_default().to_owned();
+    let apps: BTreeSet<String> = scenario.updates.iter().map(app).collect();
+    let mut seen = BTreeSet::new();
+    let firsts = scenario.updates.iter().filter(|u| seen.insert(app(u)));
+    let checker = |u: &Value| {
+        let time = |path: &str| duration::parse(text(u, path)).unwrap();
+        let times = [time("/spec/traffic/settle"), time("/spec/traffic/drain"), millis(cluster.timing.proxy)];
+        Checker::new(&cluster.world, text(u, "/metadata/name"), &app(u), &apps, times)
     };
-    if !into.is_object() {
-        *into = json!({});
-    }
-    let map = into.as_object_mut().unwrap();
-    for (key, value) in changes {
-        if value.is_null() {
-            map.remove(key);
-        } else {
-            merge(map.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
+    firsts.map(checker).collect()
+}
+
+/// Why it is as it is, in the words of its status.
+pub fn reason_of(update: Option<&Value>) -> &str {
+    let ready = update.and_then(|u| items(u, "/status/conditions").find(|c| text(c, "/type") == conditions::READY));
+    ready.map_or("", |c| text(c, "/reason"))
 }

@@ -8,7 +8,7 @@ use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::Value;
 
 use super::controllers::tag;
-use super::world::{NS, Objects, at, int, items, selects, strings, text};
+use super::world::{NS, Objects, at, int, items, owner_uids, selects, strings, text};
 
 pub fn find<'a>(objects: &'a Objects, kind: Kind, name: &str) -> Option<&'a Arc<Value>> {
     objects.get(&(kind, Key::new(NS, name)))
@@ -24,8 +24,37 @@ pub fn version_of(object: &Value) -> &str {
     tag(at(object, "/spec/template/spec").unwrap_or(&object["spec"]))
 }
 
+/// The version that a Deployment's pods run; its template may have been edited since.
+pub fn version_run<'a>(objects: &'a Objects, deployment: &'a Value) -> &'a str {
+    let uid = text(deployment, "/metadata/uid");
+    let mut filled =
+        all(objects, Kind::ReplicaSet).map(|(_, s)| s).filter(|s| owner_uids(s).any(|u| u == uid) && int(s, "/spec/replicas") > 0);
+    filled.next().map_or_else(|| version_of(deployment), version_of)
+}
+
 pub fn is_operators_service(service: &Value) -> bool {
     strings(service, "/metadata/labels").contains_key(names::UPDATE_UID)
+}
+
+/// Whether a version Service belongs to that application.
+pub fn is_version_service_of(service: &Value, apex: &str) -> bool {
+    is_operators_service(service)
+        && strings(service, "/metadata/labels").get(names::ARTIFACT).is_some_and(|a| a.ends_with(&format!(".{apex}")))
+}
+
+/// Whether a pod or a ReplicaSet is of that application, whichever version it runs.
+pub fn is_part_of(object: &Value, app: &str) -> bool {
+    text(object, "/metadata/labels/app") == app
+}
+
+/// Pods mode: the label of pods in service.
+pub fn serves(pod: &Value) -> bool {
+    strings(pod, "/metadata/labels").contains_key(names::SERVING)
+}
+
+/// Pods mode: the pods that a ReplicaSet makes are in service from birth.
+pub fn is_born_serving(set: &Value) -> bool {
+    strings(set, "/spec/template/metadata/labels").contains_key(names::SERVING)
 }
 
 /// Pods a Service's selector picks, in any phase.
@@ -117,7 +146,7 @@ pub fn of_backends<'a>(objects: &Objects, apex: &str, backends: impl Iterator<It
     let mut concerned = false;
     for (service, weight) in backends {
         let object = find(objects, Kind::Service, service);
-        if service == apex || object.is_some_and(|s| is_operators_service(s)) {
+        if service == apex || object.is_some_and(|s| is_version_service_of(s, apex)) {
             concerned = true;
             let version = version_behind(objects, service).unwrap_or_else(|| format!("nothing behind {service}"));
             *shares.versions.entry(version).or_default() += weight;

@@ -51,6 +51,8 @@ pub struct World {
     pub trace: Vec<Line>,
     /// Names whose creation is refused for good.
     pub refused: BTreeSet<String>,
+    /// The namespace is being deleted.
+    doomed: bool,
     /// Raised by every change.
     pub version: u64,
     uids: u64,
@@ -69,6 +71,7 @@ impl World {
             log: Kind::ALL.iter().map(|k| (*k, Vec::new())).collect(),
             trace: Vec::new(),
             refused: BTreeSet::new(),
+            doomed: false,
             version: 100,
             uids: 0,
             born,
@@ -116,6 +119,9 @@ impl World {
         let key = key_of(&object);
         if self.refused.contains(&key.name) {
             return Err(Refusal::Forbidden(format!("{} is forbidden: exceeded quota", key.name)));
+        }
+        if self.doomed && key.namespace == NS {
+            return Err(Refusal::Forbidden(format!("unable to create new content in namespace {NS} because it is being terminated")));
         }
         if self.at(kind, &key).is_some() {
             return Err(Refusal::Exists);
@@ -195,6 +201,15 @@ impl World {
             self.store(kind, key.clone(), new, by);
         }
         Ok(())
+    }
+
+    /// The namespace is deleted: everything in it is, in no order, and nothing new comes.
+    pub fn doom(&mut self) {
+        self.doomed = true;
+        let all: Vec<_> = self.objects.keys().filter(|(_, key)| key.namespace == NS).cloned().collect();
+        for (kind, key) in all {
+            self.delete(kind, &key, None, "namespace").ok();
+        }
     }
 
     /// Takes an object out, whatever holds it.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use aether_operator::api::{State, Time};
+use aether_operator::api::{State, Time, names};
 use aether_operator::cluster::facts::Kind;
 use serde_json::{Value, json};
 
@@ -30,14 +31,17 @@ impl Checker {
         if let (None, Some(new)) = (old, new) {
             self.made.insert(text(new, "/metadata/uid").to_owned());
         }
-        self.only_ours(w, old, new)?;
-        match w.kind {
+        self.unless_excused(self.only_ours(w, old, new), w.now)?;
+        let checked = match w.kind {
             Kind::RollingUpdate => self.states(w, old, new),
             Kind::Deployment => self.capacity(w, old, new),
+            Kind::Service if w.name == self.apex && self.by_pods => self.selector(w).and_then(|()| self.enlisting(w)),
             Kind::Service if w.name == self.apex => self.selector(w),
+            Kind::Pod if self.by_pods => self.enlisting(w),
             Kind::HttpRoute => self.weights(w),
             _ => Ok(()),
-        }
+        };
+        self.unless_excused(checked, w.now)
     }
 
     /// R6, R8: what is written to, and which fields of it.
@@ -48,6 +52,7 @@ impl Checker {
                 let done = w.kind == Kind::RollingUpdate && new.is_none();
                 ensure(done || ours(old), "R6", || format!("{what} was deleted, and was not made by the operator"))
             }
+            (Some(old), Some(_)) if ours(old) => Ok(()),
             (Some(old), Some(new)) => {
                 let mut stripped = [(**old).clone(), (**new).clone()];
                 for object in &mut stripped {
@@ -60,11 +65,13 @@ impl Checker {
                     meta.retain(|k, v| k != "annotations" || v.as_object().is_some_and(|a| !a.is_empty()));
                     match w.kind {
                         Kind::RollingUpdate if w.status => object["status"] = Value::Null,
-                        Kind::Deployment if w.name == self.workload => {
+                        Kind::Pod if self.is_ours(old) => forget_label(object, "/metadata/labels"),
+                        Kind::ReplicaSet if self.is_ours(old) => forget_label(object, "/spec/template/metadata/labels"),
+                        Kind::Deployment if self.apps.contains(w.name) => {
                             let spec = object["spec"].as_object_mut().unwrap();
                             spec.retain(|k, _| k != "paused" && k != "replicas");
                         }
-                        Kind::Service if w.name == self.apex => object["spec"]["selector"] = Value::Null,
+                        Kind::Service if self.apps.contains(w.name) => object["spec"]["selector"] = Value::Null,
                         Kind::HttpRoute if self.users_rules.contains_key(w.name) => {
                             for rule in object["spec"]["rules"].as_array_mut().unwrap() {
                                 rule["backendRefs"] = self.without_versions(w, &rule["backendRefs"]);
@@ -81,14 +88,19 @@ impl Checker {
         }
     }
 
+    /// Whether a pod or a ReplicaSet belongs to a workload with updates in Pods mode.
+    fn is_ours(&self, object: &Value) -> bool {
+        self.by_pods && self.apps.iter().any(|app| truth::is_part_of(object, app))
+    }
+
     /// Backends with the version Services folded into the apex and without weights: what is the user's.
     fn without_versions(&self, w: &Written<'_>, backends: &Value) -> Value {
         let mut folded: Vec<Value> = Vec::new();
         for backend in items(backends, "") {
             let mut backend = backend.clone();
             let service = find(w.before, Kind::Service, text(&backend, "/name"));
-            if service.is_some_and(|s| truth::is_operators_service(s)) {
-                backend["name"] = json!(self.apex);
+            if let Some(app) = service.and_then(|s| self.apps.iter().find(|app| truth::is_version_service_of(s, app))) {
+                backend["name"] = json!(app);
             }
             backend["weight"] = Value::Null;
             if folded.last() != Some(&backend) {
@@ -108,9 +120,8 @@ impl Checker {
             return Ok(());
         }
         let kept = text(new, "/spec/cleanupPolicy") == "MANUAL";
-        let there = |version: &str| {
-            truth::all(w.after, Kind::Pod).any(|(_, p)| version_of(p) == version && owner_is_ours(w.after, p, &self.workload))
-        };
+        let there =
+            |version: &str| truth::all(w.after, Kind::Pod).any(|(_, p)| version_of(p) == version && truth::is_part_of(p, &self.workload));
         if to == State::Completed && text(new, "/status/newVersion") != self.live {
             let winner = text(new, "/status/newVersion").to_owned();
             ensure(kept || !there(&self.live), "end", || format!("COMPLETED, and pods of {} are there", self.live))?;
@@ -133,7 +144,10 @@ impl Checker {
         if size(new) >= size(Some(old)) {
             return Ok(());
         }
-        let (version, state) = (version_of(old), self.state(w.before));
+        let (version, state) = (truth::version_run(w.before, old), self.state(w.before));
+        if version == self.live && state.is_terminal() && self.is_asked_for(w, size(new)) {
+            return Ok(());
+        }
         if version == self.live {
             ensure(state == State::Completing, "R2", || format!("{} of live version {version} was shrunk in {state}", w.name))?;
         }
@@ -143,11 +157,27 @@ impl Checker {
         ensure(!versions_picked(w.before, &self.apex).contains(version), "R2", || format!("{} was shrunk behind the apex", w.name))?;
         if let Some(reached) = self.reached.get(version) {
             let quiet = (w.now - *reached).to_std().unwrap_or_default();
-            ensure(quiet >= self.drain, "drain", || {
-                format!("{} was shrunk {quiet:?} after traffic could last reach {version}; drain is {:?}", w.name, self.drain)
+            let drain = self.drain_of(version);
+            ensure(quiet >= drain, "drain", || {
+                format!("{} was shrunk {quiet:?} after traffic could last reach {version}; drain is {drain:?}", w.name)
             })?;
         }
         Ok(())
+    }
+
+    /// At rest the live version has the size that is asked for, once an autoscaler has had the time to see all of its traffic.
+    fn is_asked_for(&self, w: &Written<'_>, size: i64) -> bool {
+        let Some(update) = find(w.before, Kind::RollingUpdate, &self.update) else { return false };
+        let rested = text(update, "/status/stateSince").parse::<Time>().is_ok_and(|since| since + Duration::from_secs(60) <= w.now);
+        let asked = self.orders.iter().any(|(_, spec)| int(spec, "/instances") == size);
+        size > 0 && asked && rested
+    }
+
+    /// In Pods mode kept-alive callers leave only when the pods do, so a version that goes back does not wait for them.
+    /// And the time that kube-proxy takes is part of it.
+    fn drain_of(&self, version: &str) -> Duration {
+        let drain = if self.by_pods && version != self.live { self.settle } else { self.drain };
+        if self.by_pods { drain.saturating_sub(self.proxy) } else { drain }
     }
 
     /// The pin changes nothing, the flip comes after x:0 is in force, and nobody is left without endpoints.
@@ -160,7 +190,9 @@ impl Checker {
         let (old, new) = (selector(w.before), selector(w.after));
         let whole = |s: &BTreeMap<String, String>| *s == self.users_selector;
         if whole(&old) || whole(&new) {
-            return ensure(before == after, "pin", || format!("{old:?} -> {new:?} changed the endpoints from {before:?} to {after:?}"));
+            return ensure(before.is_empty() || before == after, "pin", || {
+                format!("{old:?} -> {new:?} changed the endpoints from {before:?} to {after:?}")
+            });
         }
         let to = truth::version_behind(w.after, &self.apex).unwrap_or_default();
         if to != self.live {
@@ -203,6 +235,11 @@ impl Checker {
             // What is in force is only written down again.
             return Ok(());
         }
+        // A rule that nobody knows yet is born with what is on record.
+        let (new, old) = self.on_record().reduced();
+        if forced.is_none() && now.not_of(&self.live) * i64::from(new + old) <= i64::from(new) * now.total() {
+            return Ok(());
+        }
         // A step that one route carries already was decided; the others follow without another verdict.
         let begun =
             truth::shares(w.before, &self.apex).iter().any(|((route, _), s)| *route != rule.0 && s.not_of(&self.live) > 0 && s.is_as(now));
@@ -231,13 +268,14 @@ impl Checker {
     }
 }
 
-/// Whether a pod belongs, by its labels, to the workload or to a Deployment made from it.
-fn owner_is_ours(objects: &Objects, pod: &Value, workload: &str) -> bool {
-    let app = |o: &Value| text(o, "/metadata/labels/app").to_owned();
-    let template = find(objects, Kind::Deployment, workload).map(|w| text(w, "/spec/template/metadata/labels/app").to_owned());
-    template.is_none_or(|t| t == app(pod))
+fn forget_label(object: &mut Value, path: &str) {
+    if let Some(labels) = object.pointer_mut(path).and_then(Value::as_object_mut) {
+        labels.remove(names::SERVING);
+    }
 }
 
 fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
-    truth::all(objects, Kind::Deployment).map(|(_, d)| d).find(|d| version_of(d) == version && int(d, "/spec/replicas") > 0)
+    truth::all(objects, Kind::Deployment)
+        .map(|(_, d)| d)
+        .find(|d| truth::version_run(objects, d) == version && int(d, "/spec/replicas") > 0)
 }

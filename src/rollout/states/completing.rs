@@ -220,6 +220,13 @@ fn release(turn: &mut Turn<'_>) -> Progress {
         let message = format!("Service {} does not exist any more; create it again", obs.objects.service);
         return Progress::Stuck("ServiceGone", message);
     }
+    let gone = obs.new_deployment().is_none_or(|d| d.meta.deleting);
+    if gone && obs.status.state == State::Completing && !obs.meta.deleting {
+        let (new, old) = (&obs.objects.new_revision, obs.status.old_version.clone().unwrap_or_default());
+        let message =
+            format!("Deployment {new} was deleted and version {old} has no pods; set spec.control.outcome to Rollback to bring it back");
+        return Progress::Stuck("NewVersionGone", message);
+    }
     let pinned = release_apex(turn, obs.new.pin.as_ref(), false);
     if turn.acts() {
         return Progress::Busy("giving the Service back".into());

@@ -10,7 +10,7 @@ use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{gateway, pods};
 
-use super::shifting::refused_order;
+use super::shifting::{self, refused_order};
 use super::{Wait, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Cause, Turn, shifted_to};
@@ -27,7 +27,18 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let obs = turn.obs;
     let since = obs.status.state_since.unwrap_or(turn.now);
     let deadline = since + wish.deploy_deadline;
-    let wait = deploy(turn, wish);
+    // From the first new pod on, a pause or a pin that is not there was taken away.
+    if obs.new_deployment().is_some()
+        && let Some(fight) = shifting::stand_firm(turn, wish)
+    {
+        rolling_back::begin(turn, wish, &fight);
+        return;
+    }
+    let wait = if turn.acts() {
+        Some(Wait(state_word(State::Deploying), "putting back what the new version stands on".to_owned()))
+    } else {
+        deploy(turn, wish)
+    };
     let goes_on = turn.is_held(ALMOST) || (turn.acts() && turn.memory.denied.is_none());
     if let Some(Wait(_, why)) = wait.as_ref().filter(|_| !goes_on)
         && turn.is_past(deadline)

@@ -74,8 +74,12 @@ fn select_serving(turn: &mut Turn<'_>) {
             turn.patch("what does not serve does not say so", Kind::Pod, &pod.meta, pods::dismiss(pod));
         }
     }
-    // The EndpointSlice controller must have seen the labels before it is told to go by them.
-    if let Some(apex) = obs.apex.as_ref().filter(|_| !turn.acts() && !shown.is_empty() && obs.serving.ready == *shown) {
+    // The EndpointSlice controller must have seen the labels before it is told to go by them. Pods of the old version
+    // that carry one already, as they are born with it, may come in as well.
+    let old = obs.old.pod_names();
+    let more = || obs.serving.ready.difference(shown).all(|p| old.contains(p.as_str()));
+    let seen = !shown.is_empty() && obs.serving.ready.is_superset(shown) && more();
+    if let Some(apex) = obs.apex.as_ref().filter(|_| !turn.acts() && seen) {
         let ops = apex::pin(apex, &pods::serving(revision));
         turn.patch("the pods in service are chosen one by one", Kind::Service, &apex.meta, ops);
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY};
 use crate::api::{Ratio, State, names};
-use crate::cluster::facts::Kind;
+use crate::cluster::facts::{Deployment, Kind};
 use crate::cluster::patch;
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
@@ -80,9 +80,11 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return None;
     }
     let reaching: Vec<_> = obs.routes.iter().filter(|r| gateway::reaches_new(r, names)).collect();
-    if let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.service.is_none() && obs.routes.iter().any(|r| gateway::is_split(r, names)))
-    {
-        // Somebody has deleted it; without it there is nowhere to go back to.
+    let split = obs.routes.iter().any(|r| gateway::is_split(r, names));
+    let incomplete = obs.old.service.is_none() || obs.new.service.is_none();
+    if let Some(pin) = obs.old.pin.as_ref().filter(|_| incomplete && split) {
+        // Somebody has deleted it; without the old one there is nowhere to go back to, and a gateway does not accept a
+        // route that names what is not there, at 0 % neither.
         create_missing_services(turn, wish, pin);
     }
     if !reaching.is_empty() && obs.old.endpoints.ready.is_empty() {
@@ -103,13 +105,16 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if !stuck.is_empty() {
         return Some(stuck.join("; "));
     }
-    let new_is_there = obs.new_deployment().is_some() || !obs.new.pods.is_empty();
-    let apex = obs.apex.as_ref().filter(|_| new_is_there)?;
+    let apex = obs.apex.as_ref()?;
     if obs.old.pin.as_ref().is_some_and(|pin| apex::is_pinned_to(apex, pin)) {
         return None;
     }
+    // Also where nothing of the new version is left: then nobody serves until it is done.
     if let Some(waiting) = bring_back(turn) {
         return Some(waiting);
+    }
+    if obs.new_deployment().is_none() && obs.new.pods.is_empty() {
+        return None;
     }
     let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.ready() > 0) else {
         return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
@@ -136,7 +141,9 @@ fn bring_back(turn: &mut Turn<'_>) -> Option<String> {
 fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let obs = turn.obs;
     let names = obs.names();
-    if let Some(stuck) = traffic_back(turn, wish) {
+    let stuck = traffic_back(turn, wish);
+    hold_workload(turn);
+    if let Some(stuck) = stuck {
         turn.wake_after(wish.settle);
         return Some(stuck);
     }
@@ -144,6 +151,8 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         turn.status.routing = Some("0:1".into());
         turn.status.effective_routing = Some("0:1".into());
     }
+    // At once: a ReplicaSet that was edited is one that its Deployment would replace, if somebody let it go.
+    endpoints::tidy(turn);
     if turn.acts() {
         return Some("moving all traffic to the old version".into());
     }
@@ -189,7 +198,6 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         return Some(following());
     }
     delete_services(turn);
-    endpoints::tidy(turn);
     if goes_on_at_once(turn, wish) {
         return turn.acts().then(|| "removing what the update made".into());
     }
@@ -223,6 +231,18 @@ fn unheard(turn: &mut Turn<'_>) -> Option<String> {
     }
 }
 
+/// Somebody has let the workload go: while a selector names the old pods, nothing may replace them. A rollout back to
+/// what was paused is let through.
+fn hold_workload(turn: &mut Turn<'_>) {
+    let obs = turn.obs;
+    let named = obs.old.service.is_some() || obs.apex.as_ref().is_some_and(|a| apex::is_pinned(a));
+    let Some(workload) = obs.workload.as_ref().filter(|w| named && !w.paused && obs.old_is_workload() && is_noted(w)) else { return };
+    if !is_as_paused(workload) || obs.old.set.is_some() {
+        let why = "an edit of the template must not replace the pods that carry the traffic";
+        turn.patch(why, Kind::Deployment, &workload.meta, pause_only(workload));
+    }
+}
+
 /// Another version is wanted: pin and pause stay for it.
 fn goes_on_at_once(turn: &Turn<'_>, wish: &Wish) -> bool {
     !turn.obs.meta.deleting && is_another(&turn.obs.status, wish)
@@ -244,17 +264,25 @@ fn had_traffic(turn: &Turn<'_>) -> bool {
     !matches!(from, Some(State::Pending | State::Deploying))
 }
 
+/// It is written on the workload that it runs the live version, held by us; somebody else may have let it go since.
+fn is_noted(workload: &Deployment) -> bool {
+    let notes = &workload.meta.annotations;
+    notes.contains_key(names::PAUSED_TEMPLATE) && notes.get(names::LIVE_REVISION) == Some(&workload.meta.name)
+}
+
 /// Lets the workload roll out again, unless that would bring out an edit nobody has judged.
 pub fn release_workload(turn: &mut Turn<'_>) {
     let obs = turn.obs;
-    let Some(workload) = obs.workload.as_ref().filter(|_| obs.holds_workload() && obs.old_is_workload()) else { return };
-    if !is_as_paused(workload) {
+    let Some(workload) = obs.workload.as_ref().filter(|w| obs.old_is_workload() && (obs.holds_workload() || is_noted(w))) else { return };
+    if workload.paused && !is_as_paused(workload) {
         return;
     }
     let mut ops = vec![patch::test("/metadata/uid", json!(workload.meta.uid))];
     // The pause holds only what was paused: an edit that arrives now makes this write fail.
     ops.push(patch::only_at(&workload.meta));
-    ops.extend(unpause());
+    if workload.paused {
+        ops.extend(unpause());
+    }
     let notes = [names::PAUSED_TEMPLATE, names::LIVE, names::LIVE_REVISION, names::ADOPTED];
     ops.extend(patch::clear_annotations(&workload.meta, &notes));
     turn.patch("the workload is the user's again", Kind::Deployment, &workload.meta, ops);

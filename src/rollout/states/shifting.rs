@@ -6,6 +6,7 @@ use crate::api::conditions::Answer;
 use crate::api::rolling_update::{Outcome, Step, Verdict};
 use crate::api::{Ratio, State};
 use crate::cluster::facts::{HttpRoute, Kind};
+use crate::cluster::patch;
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
@@ -241,7 +242,13 @@ fn write_ratio(turn: &mut Turn<'_>, target: &Asked) -> Option<Wait> {
     for route in &obs.routes {
         match gateway::shift(route, obs.names(), target.ratio) {
             Ok(None) => {}
-            Ok(Some(ops)) => turn.patch("the next ratio", Kind::HttpRoute, &route.meta, ops),
+            Ok(Some(mut ops)) => {
+                if raises {
+                    // The weights may be the same again, and a rollback lie in between.
+                    ops.push(patch::only_at(&route.meta));
+                }
+                turn.patch("the next ratio", Kind::HttpRoute, &route.meta, ops);
+            }
             Err(e) => return Some(Wait("RouteUnsuitable", e.to_string())),
         }
     }

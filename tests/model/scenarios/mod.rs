@@ -1,9 +1,19 @@
 //! The scenarios.
 
+pub mod adoption;
+pub mod deletions;
+pub mod edits;
+pub mod gateways;
+pub mod interference;
+pub mod pods;
+pub mod shared;
+pub mod sizing;
+pub mod supersede;
+
 use aether_operator::api::{State, names};
 use serde_json::{Value, json};
 
-use super::scenario::{Act, Goal, Scenario, When, route, update};
+use crate::scenario::{Act, Goal, Scenario, When, route, update};
 
 use State::{Completed, Completing, Deployed, Deploying, Failed, RolledBack, RollingBack, Routing};
 
@@ -114,19 +124,13 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             keeps_pause: true,
             ..new("the template is edited, then rolled back")
-                .when(
-                    When::Routing("1:3", 1000),
-                    Act::Template(json!({"spec": {"containers": [{"name": "app", "image": "registry.example:5000/web:9.9.9"}]}})),
-                )
+                .when(When::Routing("1:3", 1000), Act::image("9.9.9"))
                 .orders(When::After(3000), rollback())
                 .rolled_back()
         },
         Scenario {
             keeps_pause: true,
-            ..new("the template is edited, then completed").when(
-                When::Routing("1:3", 1000),
-                Act::Template(json!({"spec": {"containers": [{"name": "app", "image": "registry.example:5000/web:9.9.9"}]}})),
-            )
+            ..new("the template is edited, then completed").when(When::Routing("1:3", 1000), Act::image("9.9.9"))
         },
         Scenario {
             updates: vec![update("web", "2.0.0"), update("web-b", "2.0.0")],

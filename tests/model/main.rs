@@ -1,38 +1,30 @@
 //! Tier 1: the real index, observation and decision against a modelled cluster, with faults, judged by invariants.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
-#[path = "model/bugs.rs"]
 mod bugs;
-#[path = "model/controllers.rs"]
 mod controllers;
-#[path = "model/gateway.rs"]
+mod endpoints;
 mod gateway;
-#[path = "model/invariants.rs"]
 mod invariants;
-#[path = "model/operator.rs"]
+mod meddler;
 mod operator;
-#[path = "model/random.rs"]
+mod people;
 mod random;
-#[path = "model/rng.rs"]
+mod requests;
+mod rest;
 mod rng;
-#[path = "model/scenario.rs"]
 mod scenario;
-#[path = "model/sim.rs"]
+mod scenarios;
 mod sim;
-#[path = "model/table.rs"]
-mod table;
-#[path = "model/truth.rs"]
 mod truth;
-#[path = "model/world.rs"]
 mod world;
-#[path = "model/writes.rs"]
 mod writes;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aether_operator::api::State;
-use operator::{FAULTS, Fault};
+use requests::{FAULTS, Fault};
 use scenario::{Scenario, When};
 use sim::{Faults, Report, run};
 
@@ -80,7 +72,58 @@ fn play_all(runs: impl Iterator<Item = (Scenario, Faults, u64)>) {
 
 #[test]
 fn every_scenario() {
-    play_all(table::all().into_iter().map(|s| (s, Faults::default(), 1)));
+    play_all(scenarios::all().into_iter().map(|s| (s, Faults::default(), 1)));
+}
+
+fn play_each(scenarios: Vec<Scenario>) {
+    play_all(
+        scenarios.into_iter().filter(|s| std::env::var("ONLY").map_or(true, |o| s.name.contains(&o))).map(|s| (s, Faults::default(), 1)),
+    );
+}
+
+#[test]
+fn every_scenario_by_pods() {
+    play_each(scenarios::pods::all());
+}
+
+#[test]
+fn every_deletion() {
+    play_each(scenarios::deletions::all());
+}
+
+#[test]
+fn every_edit() {
+    play_each(scenarios::edits::all());
+}
+
+#[test]
+fn every_supersede() {
+    play_each(scenarios::supersede::all());
+}
+
+#[test]
+fn every_adoption() {
+    play_each(scenarios::adoption::all());
+}
+
+#[test]
+fn every_interference() {
+    play_each(scenarios::interference::all());
+}
+
+#[test]
+fn every_size() {
+    play_each(scenarios::sizing::all());
+}
+
+#[test]
+fn every_shared_route() {
+    play_each(scenarios::shared::all());
+}
+
+#[test]
+fn every_gateway() {
+    play_each(scenarios::gateways::all());
 }
 
 /// The faults after which the operator does not know what it has done.
@@ -100,12 +143,22 @@ fn every_write_of_a_promotion_goes_wrong() {
 
 #[test]
 fn every_write_of_a_rollback_goes_wrong() {
-    at_every_write(&table::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF);
+    at_every_write(&scenarios::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF);
 }
 
 #[test]
 fn every_write_of_a_late_rollback_goes_wrong() {
-    at_every_write(&table::rollback_when("late rollback", When::State(State::Completing, 3500)), &DEAF);
+    at_every_write(&scenarios::rollback_when("late rollback", When::State(State::Completing, 3500)), &DEAF);
+}
+
+#[test]
+fn every_write_of_a_promotion_by_pods_goes_wrong() {
+    at_every_write(&scenarios::pods::by_pods("promotion"), &FAULTS);
+}
+
+#[test]
+fn every_write_of_a_rollback_by_pods_goes_wrong() {
+    at_every_write(&scenarios::pods::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF);
 }
 
 /// `AETHER_MODEL_RUNS` says how many, `AETHER_MODEL_SEED` where to begin.
@@ -142,5 +195,5 @@ fn every_planted_bug_is_caught() {
 
 #[test]
 fn a_release_after_manual() {
-    play(&table::after_manual(), &Faults::default(), 1);
+    play(&scenarios::after_manual(), &Faults::default(), 1);
 }

@@ -1,0 +1,174 @@
+//! Pods mode: whom the apex may select, and when.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aether_operator::api::{Ratio, State, Time};
+use aether_operator::cluster::facts::Kind;
+use serde_json::Value;
+
+use super::invariants::{Checked, Checker, ensure};
+use super::truth::{self, find, picked, ready_endpoints, version_of};
+use super::world::{Objects, int, is_deleting, is_ready, items, text};
+use super::writes::Written;
+
+/// After the death of a pod the Service is whole again within this time.
+const HEALS: Duration = Duration::from_secs(30);
+
+/// Who was behind the apex lately.
+pub struct Service {
+    /// Pods that the application had when all was quiet.
+    pub size: usize,
+    serving: BTreeSet<String>,
+    /// When a pod that served has died, until as many serve again.
+    hurt: Option<Time>,
+}
+
+impl Service {
+    pub fn new(size: i64) -> Self {
+        Self { size: usize::try_from(size).unwrap(), serving: BTreeSet::new(), hurt: None }
+    }
+
+    pub fn remember(&mut self, serving: BTreeSet<String>, shown: usize, dead: impl Fn(&str) -> bool, now: Time) {
+        if self.serving.iter().any(|pod| dead(pod)) {
+            self.hurt = Some(now);
+        } else if shown.min(serving.len()) >= self.size {
+            self.hurt = None;
+        }
+        self.serving = serving;
+    }
+}
+
+impl Checker {
+    /// Ready pods behind the apex, by its selector.
+    pub fn in_service(&self, objects: &Objects) -> BTreeSet<String> {
+        picked(objects, &self.apex).into_iter().filter(|p| is_ready(p)).map(|p| text(p, "/metadata/name").to_owned()).collect()
+    }
+
+    /// Of these pods, how many are not of the live version.
+    fn of_another(&self, objects: &Objects, pods: &BTreeSet<String>) -> usize {
+        pods.iter().filter_map(|p| find(objects, Kind::Pod, p)).filter(|p| version_of(p) != self.live).count()
+    }
+
+    fn wanted(objects: &Objects, version: &str) -> usize {
+        let deployments =
+            truth::all(objects, Kind::Deployment).filter(|(_, d)| truth::version_run(objects, d) == version && !is_deleting(d));
+        deployments.map(|(_, d)| usize::try_from(int(d, "/spec/replicas")).unwrap()).max().unwrap_or_default()
+    }
+
+    /// R11 by pods: no more of another version than the ratio comes to, none of it at 0 %; and never fewer in all than before.
+    pub fn endpoints(&self, objects: &Objects, now: Time) -> Checked {
+        let (all, state) = (picked(objects, &self.apex), self.state(objects));
+        let others = all.iter().filter(|p| version_of(p) != self.live).count();
+        let most = self.most(objects, state, now);
+        ensure(most > 0 || others == 0, "R11", || {
+            format!("Service {} selects {others} pods that are not of {} in {state}", self.apex, self.live)
+        })?;
+        let serving = self.in_service(objects);
+        let others = self.of_another(objects, &serving);
+        ensure(others <= most, "share", || format!("{others} pods of another version serve in {state}; at most {most} may"))?;
+        let healing = self.service.hurt.is_some_and(|since| now < since + HEALS);
+        let floor = self.floor(objects, state);
+        for pods in [serving, ready_endpoints(objects, &self.apex)] {
+            ensure(healing || pods.len() >= floor, "size", || {
+                format!("{} pods serve in {state}, {floor} did before: {pods:?}", pods.len())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// As many serve as did before; on the new version alone no more than it is to have.
+    fn floor(&self, objects: &Objects, state: State) -> usize {
+        let alone = truth::version_behind(objects, &self.apex).is_some_and(|v| v != self.live);
+        match state {
+            State::Deploying | State::Deployed | State::Routing | State::Completing | State::RollingBack if alone => {
+                let version = truth::version_behind(objects, &self.apex).unwrap_or_default();
+                self.service.size.min(Self::wanted(objects, &version))
+            }
+            State::Deploying | State::Deployed | State::Routing | State::Completing | State::RollingBack => {
+                self.service.size.min(Self::wanted(objects, &self.live))
+            }
+            _ => 0,
+        }
+    }
+
+    /// So many pods of another version may serve.
+    fn most(&self, objects: &Objects, state: State, now: Time) -> usize {
+        match state {
+            State::Completing | State::Completed | State::Pending => usize::MAX,
+            // There is nobody to go back to, or not yet.
+            State::RollingBack if self.comes_back(now) => usize::MAX,
+            State::Deployed | State::Routing => {
+                let next = self.orders.iter().filter_map(|(_, spec)| self.wanted_next(spec));
+                next.chain([self.on_record()]).map(|ratio| self.share(objects, ratio)).max().unwrap_or_default()
+            }
+            _ => 0,
+        }
+    }
+
+    pub fn on_record(&self) -> Ratio {
+        self.recorded.0.parse().unwrap_or(Ratio::ALL_OLD)
+    }
+
+    /// Pods of the new version that a ratio comes to, rounded down; from x:0 on, all.
+    fn share(&self, objects: &Objects, ratio: Ratio) -> usize {
+        if ratio.is_all_new() {
+            return usize::MAX;
+        }
+        let (new, old) = ratio.reduced();
+        let size = self.service.size.max(Self::wanted(objects, &self.live));
+        usize::try_from(u64::from(new) * size as u64 / (u64::from(new) + u64::from(old))).unwrap()
+    }
+
+    /// The ratio that comes after the recorded one, by order or by the steps.
+    fn wanted_next(&self, spec: &Value) -> Option<Ratio> {
+        let control = &spec["control"];
+        let meant = text(control, "/version") == text(spec, "/version");
+        if meant && control["paused"] == true {
+            return None;
+        }
+        if meant && let Ok(ratio) = text(control, "/routing").parse() {
+            return Some(ratio);
+        }
+        let approved = text(control, "/approved").parse::<Ratio>().ok().filter(|_| meant);
+        let steps = items(spec, "/progression/steps").filter_map(|s| s.as_str()?.parse::<Ratio>().ok());
+        let next = steps.into_iter().find(|s| s.exceeds(self.on_record()))?;
+        let may = spec["requireManualApproval"] != true || approved.is_some_and(|a| !next.exceeds(a));
+        may.then_some(next)
+    }
+
+    /// Pods and selectors: always a pod in before a pod out, and more of the new version only as decided.
+    pub fn enlisting(&self, w: &Written<'_>) -> Checked {
+        let (before, after) = (self.in_service(w.before), self.in_service(w.after));
+        let floor = self.floor(w.before, self.state(w.before));
+        if w.kind == Kind::Pod && !before.is_subset(&after) {
+            let seen = ready_endpoints(w.before, &self.apex).intersection(&after).count();
+            ensure(self.service.hurt.is_some() || seen >= floor, "size", || {
+                format!("{} went out of service while {seen} others were seen to serve, not {floor}", w.name)
+            })?;
+        }
+        if self.of_another(w.after, &after) <= self.of_another(w.before, &before) {
+            return Ok(());
+        }
+        let (state, others) = (self.state(w.before), self.of_another(w.after, &after));
+        let back = matches!(state, State::RollingBack | State::RolledBack | State::Failed);
+        ensure(!back, "R3", || format!("{others} pods of another version serve after {} was written in {state}", w.name))?;
+        ensure(matches!(state, State::Deployed | State::Routing | State::Completing), "R4", || {
+            format!("{others} serve already in {state}")
+        })?;
+        if others <= self.share(w.before, self.on_record()) {
+            return Ok(());
+        }
+        let rested = (w.now - self.recorded.1).to_std().unwrap_or_default();
+        ensure(rested >= self.settle, "settle", || format!("{others} serve, {rested:?} after {} was put on record", self.recorded.0))?;
+        let next = self.orders.iter().filter_map(|(_, spec)| Some((spec, self.wanted_next(spec)?)));
+        let fits: BTreeMap<bool, Ratio> =
+            next.filter(|(_, r)| others <= self.share(w.before, *r)).map(|(s, r)| (s["control"]["routing"].is_string(), r)).collect();
+        let version =
+            find(w.after, Kind::RollingUpdate, &self.update).map(|u| text(u, "/status/newVersion").to_owned()).unwrap_or_default();
+        let (ready, all) = (self.ready_lately(&version), Self::wanted(w.before, &version));
+        ensure(fits.contains_key(&true) || (fits.contains_key(&false) && ready >= all), "R4", || {
+            format!("{others} pods of another version serve with {ready} of {all} ready, and nobody has ordered it")
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! Somebody who undoes what an update stands on, again and again.
+
+use aether_operator::api::State;
+use aether_operator::cluster::facts::{Key, Kind};
+use serde_json::json;
+
+use super::sim::{Sim, UPDATE};
+use super::truth;
+use super::world::{NS, World, is_deleting, items, millis, stamp};
+
+/// What is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undoes {
+    /// The routes say again what their author wrote.
+    Weights,
+    /// The Service selects again what its author wrote.
+    Pin,
+    /// The workload is not paused.
+    Pause,
+}
+
+/// A tool that does not know of the update.
+#[derive(Clone, Copy, Debug)]
+pub struct Meddler {
+    pub undoes: Undoes,
+    /// Milliseconds between two looks.
+    pub every: u64,
+    /// So often at most.
+    pub times: usize,
+}
+
+/// So long the operator has to put it back; what it gives in to stays undone until the rollback is over.
+const PUT_BACK: u64 = 3000;
+const GIVES_IN: u64 = 30_000;
+
+/// How often it was put back so far.
+fn told(world: &World) -> usize {
+    truth::find(&world.objects, Kind::RollingUpdate, UPDATE).map_or(0, |u| items(u, "/status/interference").count())
+}
+
+impl Sim {
+    /// Undoes what there is to undo, when its time has come and an update is on.
+    pub fn meddle(&mut self) {
+        let now = self.cluster.world.now;
+        let Some(meddler) = &mut self.scenario.meddler else { return };
+        let active = self.checkers[0].state(&self.cluster.world.objects).is_active();
+        let there = truth::find(&self.cluster.world.objects, Kind::RollingUpdate, UPDATE).is_some_and(|u| !is_deleting(u));
+        if meddler.times == 0 || !active || !there || now < self.meddles_at {
+            return;
+        }
+        self.meddles_at = now + millis(meddler.every);
+        let world = &mut self.cluster.world;
+        let key = Key::new(NS, "web");
+        let fields = json!([{"manager": "gitops", "operation": "Apply", "time": stamp(now)}]);
+        let (kind, path, wanted, harm): (_, _, _, &[&'static str]) = match meddler.undoes {
+            Undoes::Weights => (Kind::HttpRoute, "rules", self.checkers[0].users_rules["web"].clone(), &[]),
+            Undoes::Pin => (Kind::Service, "selector", json!(self.checkers[0].users_selector), &["R11", "share", "pin"]),
+            Undoes::Pause => (Kind::Deployment, "paused", json!(false), &["T3"]),
+        };
+        let is_so = world.at(kind, &key).is_none_or(|o| o["spec"].get(path).unwrap_or(&json!(false)) == &wanted);
+        if is_so {
+            return;
+        }
+        world.edit(kind, &key, "gitops", |o| {
+            if wanted == json!(false) {
+                o["spec"].as_object_mut().unwrap().remove(path);
+            } else {
+                o["spec"][path] = wanted.clone();
+            }
+            o["metadata"]["managedFields"] = fields.clone();
+        });
+        meddler.times -= 1;
+        let fights = self.checkers[0].state(&world.objects) == State::RollingBack || told(world) >= 2;
+        let rolls = meddler.undoes == Undoes::Pause;
+        self.checkers[0].excuse(harm, now + millis(if fights || rolls { GIVES_IN } else { PUT_BACK }));
+        self.checkers[0].excuse(if fights { &["drain"] } else { &[] }, now + millis(GIVES_IN));
+    }
+}

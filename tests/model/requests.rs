@@ -1,0 +1,263 @@
+//! Requests of the operator: what a plan comes to, as in `rollout::apply` and `cluster::write`, and what goes wrong with them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use aether_operator::api::{RollingUpdateStatus, Time, names};
+use aether_operator::cluster::facts::{Fact, Key, Kind, Meta};
+use aether_operator::cluster::patch;
+use aether_operator::rollout::model::{Action, LiveCheck, Target, Write, is_service_of};
+use aether_operator::traffic::gateway::names_service;
+use json_patch::PatchOperation;
+use serde_json::{Value, json};
+
+use super::invariants::{Violation, ensure};
+use super::operator::fact;
+use super::sim::Sim;
+use super::world::{NS, Objects, Refusal, World, text};
+use super::writes::Written;
+
+/// What goes wrong at a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    CrashBefore,
+    CrashAfter,
+    /// It happened, and nobody heard.
+    ReplyLost,
+    /// It never arrived.
+    RequestLost,
+    /// Somebody writes the object just before.
+    Conflict,
+    /// The process stands still right before, another one takes over, and when the first one runs again the write goes out.
+    Frozen,
+}
+
+pub const FAULTS: [Fault; 6] =
+    [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost, Fault::RequestLost, Fault::Conflict, Fault::Frozen];
+
+/// How a write, or a whole plan, ended.
+pub enum End {
+    Broken(Violation),
+    Crashed,
+    Stale,
+    Later,
+    Refused(String, String),
+}
+
+impl From<Violation> for End {
+    fn from(violation: Violation) -> Self {
+        Self::Broken(violation)
+    }
+}
+
+/// A request of a process that stands still.
+pub struct InFlight {
+    at: Time,
+    target: Target,
+    status: bool,
+    call: Box<dyn FnOnce(&mut World) -> bool>,
+}
+
+impl Sim {
+    pub fn carry_out(&mut self, actions: &[Action], meta: &Meta, status: Option<&RollingUpdateStatus>) -> Result<(), End> {
+        let mut broken = None;
+        for action in actions {
+            if broken.is_some() && !action.regardless {
+                continue;
+            }
+            match self.act(action) {
+                Err(end @ (End::Stale | End::Later | End::Refused(..))) => drop(broken.get_or_insert(end)),
+                other => other?,
+            }
+        }
+        if let Some(end) = broken {
+            return Err(end);
+        }
+        if let Some(status) = status {
+            let target = Target { kind: Kind::RollingUpdate, key: meta.key() };
+            let ops = [patch::only_at(meta), patch::add("/status", serde_json::to_value(status).unwrap())];
+            self.patch(&target, &ops, true)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: &Action) -> Result<(), End> {
+        for check in &action.live {
+            self.check(check)?;
+        }
+        self.cluster.world.note(format!("-- {}", action.why));
+        match &action.write {
+            Write::Patch(target, ops) => self.patch(target, ops, false),
+            Write::Create(target, object) => self.create(target, object),
+            Write::Delete(target, uid) => self.delete(target, uid),
+            Write::DeleteServices { namespace, update_uid, services } => self.delete_services(namespace, update_uid, services),
+        }
+    }
+
+    /// One request, and the fault that hits it.
+    fn send<T>(
+        &mut self,
+        target: &Target,
+        status: bool,
+        call: impl FnOnce(&mut World) -> Result<T, Refusal> + 'static,
+    ) -> Result<Result<T, Refusal>, End> {
+        let fault = self.strike();
+        self.operator.writes += 1;
+        if let Some(fault) = fault {
+            let number = self.operator.writes - 1;
+            self.cluster.world.note(format!("** {fault:?} at write {number}, {target}"));
+        }
+        match fault {
+            Some(Fault::CrashBefore) => return Err(End::Crashed),
+            Some(Fault::RequestLost) => return Err(End::Later),
+            Some(Fault::Frozen) => {
+                let at = self.thaws_at();
+                let call = Box::new(move |world: &mut World| call(world).is_ok());
+                self.in_flight.push(InFlight { at, target: target.clone(), status, call });
+                return Err(End::Crashed);
+            }
+            Some(Fault::Conflict) => {
+                let count = self.operator.writes;
+                self.cluster.world.edit(target.kind, &target.key, "somebody", |o| {
+                    o["metadata"]["annotations"]["example.org/touched"] = json!(count.to_string());
+                });
+            }
+            _ => {}
+        }
+        let answer = self.deliver(target, status, call)?;
+        match fault {
+            Some(Fault::CrashAfter) => Err(End::Crashed),
+            Some(Fault::ReplyLost) => Err(End::Later),
+            _ => Ok(answer),
+        }
+    }
+
+    /// A request arrives at the API server: what it does there is judged.
+    fn deliver<T>(&mut self, target: &Target, status: bool, call: impl FnOnce(&mut World) -> T) -> Result<T, Violation> {
+        ensure(target.key.namespace == NS, "R6", || format!("{target} in namespace {} was written to", target.key.namespace))?;
+        let before: Objects = self.cluster.world.objects.clone();
+        let answer = call(&mut self.cluster.world);
+        let world = &self.cluster.world;
+        let gone = before.keys().filter(|id| !world.objects.contains_key(id)).collect::<Vec<_>>();
+        let touched: BTreeSet<(Kind, String)> =
+            gone.into_iter().map(|(kind, key)| (*kind, key.name.clone())).chain([(target.kind, target.key.name.clone())]).collect();
+        for (kind, name) in touched.iter().filter(|(_, name)| name != "*") {
+            let written =
+                Written { kind: *kind, name, before: &before, after: &world.objects, plane: &self.cluster.plane, now: world.now, status };
+            self.checkers.iter_mut().try_for_each(|c| c.judge(&written))?;
+        }
+        self.checkers.iter_mut().try_for_each(|c| c.look(world, &self.cluster.plane))?;
+        Ok(answer)
+    }
+
+    /// What a process that stood still sends when it runs again.
+    pub fn thaw(&mut self) -> Result<(), Violation> {
+        let now = self.cluster.world.now;
+        while let Some(at) = self.in_flight.iter().position(|f| f.at <= now) {
+            let InFlight { target, status, call, .. } = self.in_flight.remove(at);
+            self.cluster.world.note(format!("** the write of {target} that was held up goes out"));
+            let taken = self.deliver(&target, status, call)?;
+            self.cluster.world.note(if taken { ".. and is taken" } else { ".. and is refused" });
+        }
+        Ok(())
+    }
+
+    fn patch(&mut self, target: &Target, ops: &[PatchOperation], status: bool) -> Result<(), End> {
+        let (at, what) = (target.clone(), ops.to_vec());
+        match self.send(target, status, move |world| world.patch(at.kind, &at.key, &what, status, "OPERATOR"))? {
+            Ok((object, changed)) => {
+                ensure(changed, "no-op", || format!("a patch of {target} changed nothing: {}", serde_json::to_string(ops).unwrap()))?;
+                self.learn(target.kind, &object);
+                Ok(())
+            }
+            Err(refusal) => {
+                self.cluster.world.note(format!(".. {target}: {refusal:?}"));
+                self.look_again(target);
+                Err(End::Stale)
+            }
+        }
+    }
+
+    fn create(&mut self, target: &Target, object: &Value) -> Result<(), End> {
+        let (kind, what) = (target.kind, object.clone());
+        match self.send(target, false, move |world| world.create(kind, what, "OPERATOR"))? {
+            Ok(object) => {
+                self.learn(target.kind, &object);
+                Ok(())
+            }
+            Err(Refusal::Forbidden(message)) => Err(End::Refused(target.key.name.clone(), message)),
+            Err(_) => {
+                self.look_again(target);
+                Err(End::Stale)
+            }
+        }
+    }
+
+    fn delete(&mut self, target: &Target, uid: &str) -> Result<(), End> {
+        // Gone already, or another object by now: the next look tells.
+        let (at, uid) = (target.clone(), uid.to_owned());
+        let _ = self.send(target, false, move |world| match at.kind {
+            // As `Writer::delete`: the Deployment stays until its last pod is gone.
+            Kind::Deployment => world.delete_foreground(at.kind, &at.key, Some(&uid), "OPERATOR"),
+            _ => world.delete(at.kind, &at.key, Some(&uid), "OPERATOR"),
+        })?;
+        self.look_again(target);
+        Ok(())
+    }
+
+    fn delete_services(&mut self, namespace: &str, update_uid: &str, services: &[(String, String)]) -> Result<(), End> {
+        let target = |name: &str| Target { kind: Kind::Service, key: Key::new(namespace, name) };
+        let labelled = format!("/metadata/labels/{}", patch::token(names::UPDATE_UID));
+        let found: Vec<Arc<Value>> = self.cluster.world.list(Kind::Service).into_iter().map(|(_, o)| o).collect();
+        let found: Vec<_> =
+            found.into_iter().filter(|o| text(o, "/metadata/namespace") == namespace && text(o, &labelled) == update_uid).collect();
+        let ours = |o: &Arc<Value>| matches!(fact(Kind::Service, o), Fact::Service(s) if is_service_of(&s, update_uid));
+        if found.len() < 2 || !found.iter().all(ours) {
+            for object in found.iter().filter(|o| ours(o)) {
+                self.delete(&target(text(object, "/metadata/name")), text(object, "/metadata/uid"))?;
+            }
+        } else {
+            // A collection is deleted by what its label finds when the request arrives.
+            let (namespace, update_uid) = (namespace.to_owned(), update_uid.to_owned());
+            let _ = self.send(&target("*"), false, move |world| {
+                let is_found = |key: &Key, o: &Value| key.namespace == namespace && text(o, &labelled) == update_uid;
+                let found = world.list(Kind::Service).into_iter().filter(|(key, o)| is_found(key, o));
+                for (key, _) in found.collect::<Vec<_>>() {
+                    world.delete(Kind::Service, &key, None, "OPERATOR").ok();
+                }
+                Ok(())
+            })?;
+        }
+        for (name, uid) in services {
+            self.operator.index.delete(Kind::Service, &target(name).key, uid);
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, check: &LiveCheck) -> Result<(), End> {
+        let (kind, key) = match check {
+            LiveCheck::Selector(key, _) => (Kind::Service, key),
+            LiveCheck::RouteWithout(key, _) => (Kind::HttpRoute, key),
+        };
+        let Some(object) = self.cluster.world.at(kind, key).cloned() else { return Err(End::Stale) };
+        self.learn(kind, &object);
+        let holds = match (check, fact(kind, &object)) {
+            (LiveCheck::Selector(_, selector), Fact::Service(service)) => service.selector == *selector,
+            (LiveCheck::RouteWithout(_, services), Fact::HttpRoute(route)) => !services.iter().any(|s| names_service(&route, s)),
+            _ => false,
+        };
+        if holds { Ok(()) } else { Err(End::Stale) }
+    }
+
+    fn learn(&mut self, kind: Kind, object: &Arc<Value>) {
+        self.operator.index.apply(kind, fact(kind, object));
+    }
+
+    fn look_again(&mut self, target: &Target) {
+        if let Some(object) = self.cluster.world.at(target.kind, &target.key).cloned() {
+            self.learn(target.kind, &object);
+        } else if let Some(uid) = self.operator.index.uid(target.kind, &target.key) {
+            self.operator.index.delete(target.kind, &target.key, &uid);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! How it must be when all is over and quiet.
+
+use std::collections::BTreeSet;
+
+use aether_operator::api::names;
+use aether_operator::cluster::facts::Kind;
+use serde_json::Value;
+
+use super::invariants::{Checked, Checker, ensure};
+use super::truth::{self, find, version_of, versions_picked};
+use super::world::{Objects, int, strings, text};
+
+impl Checker {
+    /// How it must be when all is over and quiet.
+    pub fn at_rest(&self, objects: &Objects, keeps_pin: bool, keeps_pause: bool) -> Checked {
+        self.no_labels(objects)?;
+        for (name, rules) in &self.users_rules {
+            let now = find(objects, Kind::HttpRoute, name).map(|r| r["spec"]["rules"].clone());
+            ensure(now.as_ref() == Some(rules), "leftovers", || format!("route {name} was {rules}, is {now:?}"))?;
+        }
+        let selector = find(objects, Kind::Service, &self.apex).map(|s| strings(s, "/spec/selector")).unwrap_or_default();
+        ensure(keeps_pin || selector == self.users_selector, "leftovers", || format!("the apex selects {selector:?}"))?;
+        for (name, service) in truth::all(objects, Kind::Service) {
+            let ours = truth::is_operators_service(service) && self.made.contains(text(service, "/metadata/uid"));
+            ensure(!ours, "leftovers", || format!("Service {name} is left"))?;
+        }
+        for ((kind, key), object) in objects {
+            let notes = strings(object, "/metadata/annotations");
+            // At 0 it only says what scaling up would bring back.
+            let kept = notes.contains_key(names::PAUSED_TEMPLATE)
+                && !keeps_pause
+                && int(object, "/spec/replicas") > 0
+                && !is_adopted(objects, object);
+            ensure(!kept, "leftovers", || format!("{} {key} still carries {:?}", kind.gvk().2, notes.keys()))?;
+        }
+        for (name, deployment) in truth::all(objects, Kind::Deployment) {
+            let here = text(deployment, "/spec/template/metadata/labels/app") == self.workload;
+            let lost = here && self.made.contains(text(deployment, "/metadata/uid")) && version_of(deployment) != self.live;
+            ensure(!lost || keeps_pin, "leftovers", || format!("Deployment {name} is left; {} is live", self.live))?;
+        }
+        let workload = find(objects, Kind::Deployment, &self.workload);
+        let may_pause = |w: &Value| w.pointer("/spec/paused").is_none() || is_adopted(objects, w);
+        ensure(keeps_pause || workload.is_none_or(|w| may_pause(w)), "leftovers", || "the workload is left paused".into())?;
+        let behind = versions_picked(objects, &self.apex);
+        ensure(behind == BTreeSet::from([self.live.clone()]), "leftovers", || {
+            format!("behind the apex is {behind:?}, live is {}", self.live)
+        })
+    }
+
+    /// Pods mode leaves no label behind, and no Deployment of ours held.
+    fn no_labels(&self, objects: &Objects) -> Checked {
+        for (name, pod) in truth::all(objects, Kind::Pod) {
+            ensure(!truth::serves(pod), "leftovers", || format!("pod {name} still carries the serving label"))?;
+        }
+        // One without pods is history, and no Deployment goes back to it: its template is nobody's.
+        for (name, set) in truth::all(objects, Kind::ReplicaSet).filter(|(_, s)| int(s, "/spec/replicas") > 0) {
+            ensure(!truth::is_born_serving(set), "leftovers", || format!("pods of ReplicaSet {name} are still born in service"))?;
+        }
+        for (name, deployment) in truth::all(objects, Kind::Deployment) {
+            let held = self.made.contains(text(deployment, "/metadata/uid")) && deployment.pointer("/spec/paused").is_some();
+            ensure(!held, "leftovers", || format!("Deployment {name} is left paused"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The workload is in the care of an update that is there.
+fn is_adopted(objects: &Objects, workload: &Value) -> bool {
+    strings(workload, "/metadata/annotations").get(names::ADOPTED).is_some_and(|by| find(objects, Kind::RollingUpdate, by).is_some())
+}

@@ -1,0 +1,51 @@
+//! Gateways that are slow, silent, or refuse.
+
+use aether_operator::api::State::{Deployed, Deploying, RolledBack, RollingBack, Routing};
+use serde_json::json;
+
+use crate::controllers::Timing;
+use crate::gateway::Manner;
+use crate::scenario::{Act, Goal, Scenario, When};
+
+use super::{rollback, rollback_when};
+
+pub fn all() -> Vec<Scenario> {
+    let mut table = Vec::new();
+    for lag in [1, 5, 12, 20, 40] {
+        let timing = Timing { ack: lag * 1000, plane: lag * 1000 + 2000, gone: lag * 1000 + 4000, ..Timing::default() };
+        let progression = json!({"steps": ["1:9", "1:1", "1:0"], "interval": "4s", "deployDeadline": "120s"});
+        let slow = |scenario: Scenario| Scenario { timing: timing.clone(), ..scenario.with("progression", progression.clone()) };
+        let name = |what: &str| format!("a gateway that lags {lag} s, {what}");
+        table.push(slow(Scenario::new(&name("forward"))));
+        for state in [Deploying, Deployed, Routing] {
+            table.push(slow(rollback_when(&name(&format!("back from {state}")), When::State(state, 1500))));
+        }
+    }
+    for manner in [Manner::Mute, Manner::Behind, Manner::Rejects] {
+        // Before the start: a gateway that refuses is waited for, one that says nothing is found out while deploying.
+        let never = Scenario { gateway: manner, ..Scenario::new(&format!("{manner:?} from the start")) };
+        table.push(match manner {
+            Manner::Rejects => never.ends(Goal::Held(aether_operator::api::State::Pending, "RouteNotAccepted"), ""),
+            _ => never.rolled_back(),
+        });
+        for (state, after) in [(Deploying, 3500), (Deployed, 1000), (Routing, 9000), (RollingBack, 1000)] {
+            let named = |what: &str| super::deletions::into(state, Scenario::new(&format!("{manner:?} from {state} on{what}")));
+            let turned = |scenario: Scenario| scenario.when(When::State(state, after), Act::Gateway(manner));
+            let honest = turned(named(" for a minute")).when(When::After(60_000), Act::Gateway(Manner::Honest));
+            table.push(match state {
+                // The deadline is over by then.
+                Deploying | RollingBack => honest.rolled_back(),
+                _ => honest,
+            });
+            if state != RollingBack {
+                // A rollback's first write waits for nobody, whatever the gateway says.
+                let back = turned(named(", and rolled back"))
+                    .when(When::After(20_000), Act::Spec(json!({"control": {"version": "2.0.0", "outcome": "Rollback"}})));
+                let back = back.when(When::After(60_000), Act::Gateway(Manner::Honest));
+                table.push(back.rolled_back());
+            }
+        }
+        let _ = (rollback(), RolledBack);
+    }
+    table
+}
