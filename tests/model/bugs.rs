@@ -120,6 +120,12 @@ impl Bug {
             NoSettling => forget(&["in force"]),
             NoDrainOfTheOld => forget(&["flipped", "restored"]),
             NoDrainOfTheNew => forget(&["drained", "restored"]),
+            NewPodsBeforeThePin if obs.status.state == State::Deploying => {
+                if let (Some(apex), Some(pin)) = (&mut obs.apex, &obs.old.pin) {
+                    let apex = Arc::make_mut(apex);
+                    apex.selector = apex::pinned_selector(apex, pin);
+                }
+            }
             UnreadyPodsCountAsReady => {
                 if let Some(deployment) = &mut obs.new.deployment {
                     let deployment = Arc::make_mut(deployment);
@@ -136,7 +142,6 @@ impl Bug {
         let state = obs.status.state;
         let new_pin = Pin { key: "aether.dev/revision", value: obs.objects.new_revision.clone() };
         match self {
-            NewPodsBeforeThePin => plan.actions.retain(|a| a.why != "callers of the Service stay on the old version"),
             RatioBeforeDeployed if state == State::Deploying && !obs.new.endpoints.ready.is_empty() => shift(obs, plan, Ratio::ALL_NEW),
             RatioAgainstTheOrders if obs.wish.as_ref().is_ok_and(|w| w.orders.approved.is_some() && w.orders.routing.is_some()) => {
                 shift(obs, plan, Ratio::new(1, 1).unwrap());
