@@ -242,8 +242,8 @@ async fn each_weight_waits(rig: &Arc<Rig>, lag: u32) -> anyhow::Result<()> {
     let begun = Instant::now();
     let watching = stand.update(&["1:1", "1:0"], json!({})).await?;
     watching.until_state("COMPLETED", LIMIT).await?;
-    ensure!(begun.elapsed() > 4 * Duration::from_secs(lag.into()), "the gateway did not lag");
     stand.went_in_turn(&FORWARD).await?;
+    ensure!(begun.elapsed() > 4 * Duration::from_secs(lag.into()), "the gateway did not lag");
     stand.ends_completed(&watching).await
 }
 
