@@ -46,6 +46,8 @@ const SETTLE: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_mins(1);
 /// Objects created at the same time.
 const HANDS: usize = 16;
+/// Between two looks at what is waited for.
+const POLL: Duration = Duration::from_secs(1);
 /// Longest any single wait may take; a loaded machine is no error.
 const LIMIT: Duration = Duration::from_mins(3);
 
@@ -131,6 +133,8 @@ async fn rollbacks(bed: &Bed, operator: &Operator, shops: &[Shop], table: &mut T
     for (name, percent) in [("p50", 50), ("p99", 99)] {
         table.row(&format!("  of which until the API server was asked, {name}"), millis(percentile(&asked, percent)), "");
     }
+    let orders: Vec<_> = single.iter().map(|r| r.order_took).collect();
+    table.row("  for comparison: the order itself, another patch, p50", millis(percentile(&orders, 50)), "");
     for (rollbacks, times, target) in [(&at_once, BURSTS, "250 ms"), (&rest, 1, "")] {
         let size = rollbacks.len() / times;
         let bursts = || rollbacks.chunks(size).filter_map(|burst| Some((burst, burst.iter().map(|r| r.written).max()?)));
@@ -177,11 +181,13 @@ async fn idle(bed: &Bed, operator: &Operator, table: &mut Table) -> anyhow::Resu
 
 /// What the audit log tells of one rollback.
 struct Rollback {
-    /// The order was answered.
+    /// How long the API server took for the order.
+    order_took: TimeDelta,
+    /// It had carried out the order.
     ordered: DateTime<Utc>,
-    /// The API server got the request for the weights.
+    /// It got the request for the weights.
     asked: DateTime<Utc>,
-    /// It had carried it out.
+    /// It had carried out that.
     written: DateTime<Utc>,
     /// Nothing was written about the update in between.
     first: bool,
@@ -198,7 +204,7 @@ impl Rollback {
         let is_weights = |e: &&Entry| e.resource == "httproutes" && e.code == 200;
         let weights = after.entries().iter().find(is_weights).with_context(|| format!("the route {name} was not written"))?;
         let first = after.entries().iter().all(|e| e.at >= weights.at);
-        Ok(Self { ordered: order.answered, asked: weights.at, written: weights.answered, first })
+        Ok(Self { order_took: order.answered - order.at, ordered: order.answered, asked: weights.at, written: weights.answered, first })
     }
 }
 
@@ -228,7 +234,7 @@ impl Shop {
                 return Ok(shops);
             }
             ensure!(Instant::now() < deadline, "only {ready} of {count} Deployments became available");
-            sleep(Duration::from_secs(1)).await;
+            sleep(POLL).await;
         }
     }
 
@@ -279,6 +285,8 @@ async fn wait_for(shops: &[Shop], bed: &Bed, what: &str, wanted: impl Fn(&str, &
     let updates: Api<DynamicObject> = Api::all_with(bed.client(), &resource("aether.dev", "v1alpha1", "RollingUpdate"));
     let deadline = Instant::now() + LIMIT;
     loop {
+        // First of all, because what was ordered just now is being measured, and the question costs time as well.
+        sleep(POLL).await;
         let all = updates.list(&ListParams::default()).await?;
         let text = |object: &DynamicObject, path: &str| object.data.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
         let there = |object: &&DynamicObject| wanted(&text(object, "/status/state"), &text(object, "/status/routing"));
@@ -288,7 +296,6 @@ async fn wait_for(shops: &[Shop], bed: &Bed, what: &str, wanted: impl Fn(&str, &
             let status = all.items.iter().find(|o| o.metadata.name.as_ref() == Some(&late.name)).and_then(|o| o.data.get("status"));
             bail!("{} is not at {what} after {LIMIT:?}: {status:#?}", late.name);
         }
-        sleep(Duration::from_millis(500)).await;
     }
 }
 
