@@ -8,6 +8,8 @@ pub const VERSION: &str = "aether.dev/version";
 pub const REVISION: &str = "aether.dev/revision";
 /// Label on version Services: the UID of the RollingUpdate that splits traffic with them.
 pub const UPDATE_UID: &str = "aether.dev/update-uid";
+/// Label on version Services: the release they belong to. They are deleted by it, and those of the next release are not.
+pub const RELEASE: &str = "aether.dev/release";
 /// Annotation on the workload: the version that carries the traffic.
 pub const LIVE: &str = "aether.dev/live";
 /// Annotation on the workload: the Deployment that runs the live version.

@@ -9,6 +9,7 @@ use kube::{Client, ResourceExt};
 use serde_json::Value;
 
 use crate::api::{RollingUpdateStatus, names};
+use crate::rollout::build::Owner;
 use crate::rollout::model::{Action, LiveCheck, Target, Write, is_service_of};
 use crate::runtime::lease::Leadership;
 use crate::runtime::metrics::Metrics;
@@ -65,7 +66,7 @@ impl Writer {
             Write::Patch(target, ops) => self.patch(target, ops.clone(), None).await,
             Write::Create(target, object) => self.create(target, object).await,
             Write::Delete(target, uid) => self.delete(target, uid).await,
-            Write::DeleteServices { namespace, update_uid, services } => self.delete_services(namespace, update_uid, services).await,
+            Write::DeleteServices { owner, services } => self.delete_services(owner, services).await,
         }
     }
 
@@ -136,14 +137,14 @@ impl Writer {
     }
 
     /// One request for both Services; if the label finds anything that is not ours, each by its UID instead.
-    async fn delete_services(&self, namespace: &str, update_uid: &str, services: &[(String, String)]) -> Result<(), WriteError> {
-        let api = client::api(&self.client, Kind::Service, namespace);
-        let selector = format!("{}={update_uid}", names::UPDATE_UID);
-        let target = |name: &str| Target { kind: Kind::Service, key: super::facts::Key::new(namespace, name) };
+    async fn delete_services(&self, owner: &Owner, services: &[(String, String)]) -> Result<(), WriteError> {
+        let api = client::api(&self.client, Kind::Service, &owner.namespace);
+        let selector = format!("{}={}", names::RELEASE, owner.release);
+        let target = |name: &str| Target { kind: Kind::Service, key: super::facts::Key::new(&owner.namespace, name) };
         let all = target("*");
         let listed = bounded(api.list(&ListParams::default().labels(&selector))).await.map_err(|e| later(&all, &e))?;
         let ours = |object: &DynamicObject| match Fact::read(Kind::Service, object.clone()) {
-            Fact::Service(service) => is_service_of(&service, update_uid),
+            Fact::Service(service) => is_service_of(&service, &owner.uid),
             _ => false,
         };
         if listed.items.len() < 2 || !listed.items.iter().all(ours) {

@@ -23,6 +23,8 @@ pub struct Owner {
     pub name: String,
     /// Its UID.
     pub uid: String,
+    /// Tells the releases that it brings out one after the other apart.
+    pub release: String,
 }
 
 /// First letters of a SHA-256, enough to tell names and templates apart.
@@ -212,6 +214,7 @@ pub fn version_service(service: &Service, wish: &Wish, owner: &Owner, name: &str
                 names::ARTIFACT: artifact_label(wish),
                 names::VERSION: label_value(version),
                 names::UPDATE_UID: owner.uid,
+                names::RELEASE: owner.release,
                 names::MANAGED_BY: names::FIELD_MANAGER,
             },
             "ownerReferences": [{

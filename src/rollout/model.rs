@@ -13,7 +13,7 @@ use crate::cluster::facts::{Deployment, HttpRoute, Key, Kind, Meta, Pod, Replica
 use crate::traffic::apex::Pin;
 use crate::traffic::gateway::Names;
 
-use super::build::Owner;
+use super::build::{Owner, short_hash};
 use super::wish::{SpecError, Wish};
 
 /// All that a decision about one RollingUpdate looks at.
@@ -134,7 +134,9 @@ impl Observation {
 
     /// Who the update's objects belong to.
     pub fn owner(&self) -> Owner {
-        Owner { namespace: self.meta.namespace.clone(), name: self.meta.name.clone(), uid: self.meta.uid.clone() }
+        let Meta { namespace, name, uid, .. } = self.meta.clone();
+        let release = short_hash(&format!("{uid} {} {}", self.objects.new_revision, self.status.attempt.unwrap_or(1)));
+        Owner { namespace, name, uid, release }
     }
 
     /// The old version runs in the user's own Deployment.
@@ -243,12 +245,10 @@ pub enum Write {
     Create(Target, Value),
     /// Deletes exactly that object.
     Delete(Target, String),
-    /// Deletes the version Services of an update in one request; the names are what it will find.
+    /// Deletes the version Services of a release in one request; the names are what it will find.
     DeleteServices {
-        /// Where.
-        namespace: String,
-        /// The update whose label and owner reference they carry.
-        update_uid: String,
+        /// The update whose label and owner reference they carry, and its release.
+        owner: Owner,
         /// (name, uid) of each.
         services: Vec<(String, String)>,
     },

@@ -167,7 +167,7 @@ impl Bug {
             }
             ServicesGoneBeforeTheRoutes if state == State::Routing => {
                 let services = obs.version_services().map(|s| (s.meta.name.clone(), s.meta.uid.clone())).collect();
-                let write = Write::DeleteServices { namespace: NS.into(), update_uid: obs.meta.uid.clone(), services };
+                let write = Write::DeleteServices { owner: obs.owner(), services };
                 plan.actions.insert(0, Action { why: "a planted bug", write, live: Vec::new(), regardless: false });
             }
             FlipBeforeAllTraffic if state == State::Routing => {

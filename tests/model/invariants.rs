@@ -29,6 +29,8 @@ pub struct Checker {
     pub workload: String,
     /// Workloads with updates, this one too; each has a Service of its name.
     pub apps: BTreeSet<String>,
+    /// The version that the user's own Deployment ran at the start.
+    pub first: String,
     /// The version that carries the traffic when nothing is under way.
     pub live: String,
     pub drain: Duration,
@@ -75,6 +77,7 @@ impl Checker {
             apex: app.into(),
             workload: app.into(),
             apps: apps.clone(),
+            first: workload.map(|w| version_of(w).to_owned()).unwrap_or_default(),
             live: workload.map(|w| version_of(w).to_owned()).unwrap_or_default(),
             settle,
             drain,
@@ -120,6 +123,7 @@ impl Checker {
             self.callers_of_the_service(objects, world.now),
             self.pause_outlives_pins(objects),
             self.one_at_a_time(objects),
+            self.nothing_past_us(objects),
         ];
         checks.into_iter().try_for_each(|checked| self.unless_excused(checked, world.now))
     }
@@ -261,6 +265,19 @@ impl Checker {
             ensure(!named, "T3", || format!("{} is not paused, and Service {name} names the hash of its pods", self.workload))?;
         }
         Ok(())
+    }
+
+    /// While an update is on, or takes care of the workload, the user's own Deployment brings out nothing else.
+    fn nothing_past_us(&self, objects: &Objects) -> Checked {
+        let Some(workload) = find(objects, Kind::Deployment, &self.workload) else { return Ok(()) };
+        let cared_for = strings(workload, "/metadata/annotations").contains_key(names::ADOPTED);
+        if !cared_for && !self.state(objects).is_active() {
+            return Ok(());
+        }
+        let uid = text(workload, "/metadata/uid");
+        let filled = truth::all(objects, Kind::ReplicaSet).filter(|(_, s)| owner_uids(s).any(|u| u == uid) && int(s, "/spec/replicas") > 0);
+        let stranger = filled.map(|(_, s)| version_of(s)).find(|v| *v != self.first);
+        ensure(stranger.is_none(), "native", || format!("{} rolls out {stranger:?} by itself", self.workload))
     }
 
     /// R7: of the updates of one workload one is under way.

@@ -7,6 +7,7 @@ mod endpoints;
 mod gateway;
 mod invariants;
 mod meddler;
+mod normal;
 mod operator;
 mod people;
 mod random;
@@ -127,38 +128,61 @@ fn every_gateway() {
 }
 
 /// The faults after which the operator does not know what it has done.
-const DEAF: [Fault; 3] = [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost];
+const DEAF: [Fault; 4] = [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost, Fault::Frozen];
 
 /// Every write of a scenario goes wrong once, in each of these ways.
-fn at_every_write(scenario: &Scenario, faults: &[Fault]) {
+fn at_every_write(scenario: &Scenario, faults: &[Fault], stale: u64) {
     let writes = play(scenario, &Faults::default(), 1).writes;
-    let each = |fault| (0..writes).map(move |write| Faults::one(write, fault));
-    play_all(faults.iter().flat_map(|fault| each(*fault)).map(|faults| (scenario.clone(), faults, 1)));
+    let each = |fault| (0..writes).map(move |write| (Faults { stale, ..Faults::one(write, fault) }, write as u64 + 1));
+    play_all(faults.iter().flat_map(|fault| each(*fault)).map(|(faults, seed)| (scenario.clone(), faults, seed)));
 }
 
 #[test]
 fn every_write_of_a_promotion_goes_wrong() {
-    at_every_write(&Scenario::new("promotion"), &FAULTS);
+    at_every_write(&Scenario::new("promotion"), &FAULTS, 0);
 }
 
 #[test]
 fn every_write_of_a_rollback_goes_wrong() {
-    at_every_write(&scenarios::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF);
+    at_every_write(&scenarios::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF, 0);
 }
 
 #[test]
 fn every_write_of_a_late_rollback_goes_wrong() {
-    at_every_write(&scenarios::rollback_when("late rollback", When::State(State::Completing, 3500)), &DEAF);
+    at_every_write(&scenarios::rollback_when("late rollback", When::State(State::Completing, 3500)), &DEAF, 0);
 }
 
 #[test]
 fn every_write_of_a_promotion_by_pods_goes_wrong() {
-    at_every_write(&scenarios::pods::by_pods("promotion"), &FAULTS);
+    at_every_write(&scenarios::pods::by_pods("promotion"), &FAULTS, 0);
 }
 
 #[test]
 fn every_write_of_a_rollback_by_pods_goes_wrong() {
-    at_every_write(&scenarios::pods::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF);
+    at_every_write(&scenarios::pods::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF, 0);
+}
+
+/// Another process takes over, which knows the cluster as it was a while ago; and the write of the first one goes out later.
+#[test]
+fn two_leaders() {
+    let superseded = scenarios::supersede::superseded(State::Routing, 9000);
+    for scenario in [Scenario::new("promotion"), scenarios::pods::by_pods("promotion"), superseded] {
+        at_every_write(&scenario, &[Fault::Frozen], 9000);
+    }
+}
+
+/// The same wish leads to the same cluster, whatever was wished before.
+#[test]
+fn every_path_leads_to_the_same() {
+    for paths in scenarios::paths::all() {
+        let mut ends = paths.iter().map(|scenario| (&scenario.name, normal::form(&play(scenario, &Faults::default(), 1).world.objects)));
+        let (name, first) = ends.next().unwrap();
+        for (other, end) in ends {
+            let differ: Vec<_> = first.keys().chain(end.keys()).filter(|key| first.get(*key) != end.get(*key)).collect();
+            let (key, here) = differ.first().map_or(("", None), |key| (key.as_str(), first.get(*key)));
+            assert!(differ.is_empty(), "{other} ends otherwise than {name}: {key}\n{here:?}\n{:?}", end.get(key));
+        }
+    }
 }
 
 /// `AETHER_MODEL_RUNS` says how many, `AETHER_MODEL_SEED` where to begin.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aether_operator::api::{RollingUpdateStatus, Time, names};
 use aether_operator::cluster::facts::{Fact, Key, Kind, Meta};
 use aether_operator::cluster::patch;
+use aether_operator::rollout::build::Owner;
 use aether_operator::rollout::model::{Action, LiveCheck, Target, Write, is_service_of};
 use aether_operator::traffic::gateway::names_service;
 use json_patch::PatchOperation;
@@ -90,7 +91,7 @@ impl Sim {
             Write::Patch(target, ops) => self.patch(target, ops, false),
             Write::Create(target, object) => self.create(target, object),
             Write::Delete(target, uid) => self.delete(target, uid),
-            Write::DeleteServices { namespace, update_uid, services } => self.delete_services(namespace, update_uid, services),
+            Write::DeleteServices { owner, services } => self.delete_services(owner, services),
         }
     }
 
@@ -205,24 +206,21 @@ impl Sim {
         Ok(())
     }
 
-    fn delete_services(&mut self, namespace: &str, update_uid: &str, services: &[(String, String)]) -> Result<(), End> {
-        let target = |name: &str| Target { kind: Kind::Service, key: Key::new(namespace, name) };
-        let labelled = format!("/metadata/labels/{}", patch::token(names::UPDATE_UID));
-        let found: Vec<Arc<Value>> = self.cluster.world.list(Kind::Service).into_iter().map(|(_, o)| o).collect();
-        let found: Vec<_> =
-            found.into_iter().filter(|o| text(o, "/metadata/namespace") == namespace && text(o, &labelled) == update_uid).collect();
-        let ours = |o: &Arc<Value>| matches!(fact(Kind::Service, o), Fact::Service(s) if is_service_of(&s, update_uid));
-        if found.len() < 2 || !found.iter().all(ours) {
-            for object in found.iter().filter(|o| ours(o)) {
-                self.delete(&target(text(object, "/metadata/name")), text(object, "/metadata/uid"))?;
+    fn delete_services(&mut self, owner: &Owner, services: &[(String, String)]) -> Result<(), End> {
+        let target = |name: &str| Target { kind: Kind::Service, key: Key::new(&owner.namespace, name) };
+        let Owner { namespace, uid, release, .. } = owner.clone();
+        let labelled = format!("/metadata/labels/{}", patch::token(names::RELEASE));
+        let is_found = move |key: &Key, o: &Value| key.namespace == namespace && text(o, &labelled) == release;
+        let found: Vec<_> = self.cluster.world.list(Kind::Service).into_iter().filter(|(key, o)| is_found(key, o)).collect();
+        let ours = |o: &Arc<Value>| matches!(fact(Kind::Service, o), Fact::Service(s) if is_service_of(&s, &uid));
+        if found.len() < 2 || !found.iter().all(|(_, o)| ours(o)) {
+            for (key, object) in found.iter().filter(|(_, o)| ours(o)) {
+                self.delete(&target(&key.name), text(object, "/metadata/uid"))?;
             }
         } else {
             // A collection is deleted by what its label finds when the request arrives.
-            let (namespace, update_uid) = (namespace.to_owned(), update_uid.to_owned());
             let _ = self.send(&target("*"), false, move |world| {
-                let is_found = |key: &Key, o: &Value| key.namespace == namespace && text(o, &labelled) == update_uid;
-                let found = world.list(Kind::Service).into_iter().filter(|(key, o)| is_found(key, o));
-                for (key, _) in found.collect::<Vec<_>>() {
+                for (key, _) in world.list(Kind::Service).into_iter().filter(|(key, o)| is_found(key, o)) {
                     world.delete(Kind::Service, &key, None, "OPERATOR").ok();
                 }
                 Ok(())

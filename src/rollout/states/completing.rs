@@ -203,8 +203,7 @@ pub fn delete_services(turn: &mut Turn<'_>) {
     if services.is_empty() {
         return;
     }
-    let meta = &turn.obs.meta;
-    let write = Write::DeleteServices { namespace: meta.namespace.clone(), update_uid: meta.uid.clone(), services };
+    let write = Write::DeleteServices { owner: turn.obs.owner(), services };
     turn.act_if("no route names the version Services any more", write, routes_are_whole(turn.obs));
 }
 

@@ -120,7 +120,11 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
     for route in &obs.routes {
         match gateway::shift(route, obs.names(), Ratio::ALL_OLD) {
             Ok(None) => {}
-            Ok(Some(ops)) => turn.patch("the route names both versions, the new one at 0 %", Kind::HttpRoute, &route.meta, ops),
+            Ok(Some(mut ops)) => {
+                // The route may say the same again when all is over: a write that was held up must not go through.
+                ops.push(patch::only_at(&route.meta));
+                turn.patch("the route names both versions, the new one at 0 %", Kind::HttpRoute, &route.meta, ops);
+            }
             Err(e) => return Some(Wait("RouteUnsuitable", e.to_string())),
         }
     }

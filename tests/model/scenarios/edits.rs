@@ -52,7 +52,7 @@ fn template(state: State, scenario: Scenario) -> Scenario {
 fn resumed(scenario: Scenario, state: State, after: u64) -> Scenario {
     let resume = || Act::Edit(Deployment, "web", json!({"spec": {"paused": null}}));
     let scenario = scenario.when(When::State(state, after), Act::image("9.9.9"));
-    let scenario = scenario.harm(When::After(0), resume(), &["T3", "R2"], 100_000);
+    let scenario = scenario.harm(When::After(0), resume(), &["T3", "R2", "native"], 100_000);
     let scenario = scenario.when(When::After(15_000), Act::image("1.0.0"));
     ends_as(state, scenario.when(When::After(0), resume()))
 }

@@ -5,6 +5,7 @@ pub mod deletions;
 pub mod edits;
 pub mod gateways;
 pub mod interference;
+pub mod paths;
 pub mod pods;
 pub mod shared;
 pub mod sizing;

@@ -1,6 +1,6 @@
 //! Something else is wanted in the middle.
 
-use aether_operator::api::State::{Completed, Completing, RollingBack, Routing};
+use aether_operator::api::State::{self, Completed, Completing, RollingBack, Routing};
 use serde_json::{Value, json};
 
 use super::deletions::{MIDDLE, into};
@@ -9,6 +9,12 @@ use crate::scenario::{Act, Goal, Scenario, When};
 
 fn spec(changes: Value) -> Act {
     Act::Spec(changes)
+}
+
+/// Another version is wanted in that state.
+pub fn superseded(state: State, after: u64) -> Scenario {
+    let named = into(state, Scenario::new(&format!("superseded in {state}")));
+    named.when(When::State(state, after), spec(json!({"version": "3.0.0", "control": null}))).ends(Goal::State(Completed), "3.0.0")
 }
 
 pub fn all() -> Vec<Scenario> {
