@@ -252,12 +252,16 @@ async fn an_autoscaler_of_the_deployment_is_copied_and_never_fought(rig: &Arc<Ri
     ensure!(status == "False" && reason == "PointsAtDeployment" && help.contains("scaleTargetRef"), "{status} {reason}: {help}");
     autoscaler.until("nothing to scale", LIMIT, |s| s.condition("ScalingActive").1 == "ScalingDisabled").await?;
     sleep(Duration::from_secs(5)).await;
-    ensure!(plain(&sizes.of("web")) == [4, 5, 7, 0], "web had {:?}", sizes.of("web"));
-    ensure!(plain(&sizes.of("web-2-0-0")) == [5, 7], "web-2-0-0 had {:?}", sizes.of("web-2-0-0"));
+    // While the new version takes its share the autoscaler may well think again; what it says of the old version is done,
+    // and the new one only grows.
+    let (old, new) = (plain(&sizes.of("web")), plain(&sizes.of("web-2-0-0")));
+    ensure!(old.starts_with(&[4, 5]) && old.contains(&7) && old.ends_with(&[0]), "web had {old:?}");
+    ensure!(new.is_sorted() && new.first() == Some(&5) && new.last() >= Some(&7), "web-2-0-0 had {new:?}");
     let by_autoscaler = writes_to(&shop, "deployments/scale")?.by_user(AUTOSCALER);
-    ensure!(by_autoscaler.len() == 2, "the autoscaler wrote more than its two sizes:\n{by_autoscaler}");
+    ensure!(by_autoscaler.len() == old.len() - 2, "the autoscaler wrote again what somebody else had changed:\n{by_autoscaler}");
     let by_operator = nothing_for_nothing(&shop)?.with_effect(Effect::Changed).filter(|e| e.resource == "deployments");
-    ensure!(by_operator.len() == 4, "not just pause, creation, growth and end:\n{by_operator}");
+    ensure!(by_operator.filter(|e| e.name == "web").len() == 2, "not just pause and end:\n{by_operator}");
+    ensure!(by_operator.filter(|e| e.name == "web-2-0-0").len() == new.len(), "not just creation and growth:\n{by_operator}");
 
     // What the condition says helps: from now on the autoscaler follows.
     shop.kubectl(&["scale", "rollingupdate/web", "--replicas=7"]).await?;

@@ -234,8 +234,8 @@ impl Checker {
             return self.endpoints(objects, now);
         }
         ensure(versions.len() <= 1 || state == State::Completed, "R11", || format!("Service {} selects pods of {versions:?}", self.apex))?;
-        if !(state == State::RollingBack && self.comes_back(now)) && !matches!(state, State::Completing | State::Completed | State::Pending)
-        {
+        let may_be_new = matches!(state, State::Completing | State::Completed | State::Pending);
+        if !may_be_new && (state != State::RollingBack || !self.comes_back(now)) {
             ensure(versions.iter().all(|v| *v == self.live), "R11", || {
                 format!("Service {} selects pods of {versions:?} in {state}; {} is live", self.apex, self.live)
             })?;

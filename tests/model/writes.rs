@@ -168,7 +168,7 @@ impl Checker {
     /// At rest the live version has the size that is asked for, once an autoscaler has had the time to see all of its traffic.
     fn is_asked_for(&self, w: &Written<'_>, size: i64) -> bool {
         let Some(update) = find(w.before, Kind::RollingUpdate, &self.update) else { return false };
-        let rested = text(update, "/status/stateSince").parse::<Time>().is_ok_and(|since| since + Duration::from_secs(60) <= w.now);
+        let rested = text(update, "/status/stateSince").parse::<Time>().is_ok_and(|since| since + Duration::from_mins(1) <= w.now);
         let asked = self.orders.iter().any(|(_, spec)| int(spec, "/instances") == size);
         size > 0 && asked && rested
     }
