@@ -35,11 +35,23 @@ bench: build ## Measure rollback latency, and what 1,000 finished updates cost, 
 
 .PHONY: test
 test: build ## Run every test: pure, model, and on a real cluster
-	cargo test --workspace
+	cargo test --workspace --no-run
+	cargo test -p aether-operator
+	cargo test -p testbed --lib --bins --test bed
+	cargo test -p testbed --doc
+	$(MAKE) --no-print-directory -j2 --output-sync=line under-load with-faults
+
+# Each has clusters of its own, in network namespaces of their own.
+.PHONY: under-load with-faults
+under-load:
+	cargo test -p testbed --test rolling
+with-faults:
+	cargo test -p testbed --test crash --test gates --test scaling
 
 .PHONY: test-long
-test-long: prerequisites ## Thousands of random schedules in the model
-	AETHER_MODEL_RUNS=10000 cargo test -p aether-operator --test model
+test-long: export AETHER_LONG := 1
+test-long: test ## Every test, the slowest too, and 10,000 random schedules in the model
+	AETHER_MODEL_RUNS=10000 cargo test --release -p aether-operator --test model random_worlds
 
 .PHONY: lint
 lint: prerequisites ## Format check and clippy

@@ -26,23 +26,24 @@ const AT_ONCE: usize = 19;
 common::tests![
     each_weight_waits_for_a_lag_of_1_second
     each_weight_waits_for_a_lag_of_5_seconds
-    each_weight_waits_for_a_lag_of_20_seconds
-    a_step_waits_for_a_lag_of_40_seconds
     a_rollback_keeps_what_a_lagging_gateway_uses
     a_rollback_before_any_traffic_keeps_what_a_lagging_gateway_uses
-    a_gateway_gone_silent_holds_the_update_and_not_the_rollback
     a_gateway_that_is_gone_does_not_keep_a_rollback
     a_route_taken_from_its_gateway_does_not_keep_a_rollback
     a_route_that_nobody_serves_holds_the_update_and_not_the_rollback
     a_gateway_that_never_spoke_is_told_before_anything_is_touched
     a_gateway_silent_about_the_split_runs_into_the_deadline
-    silence_holds_every_stage_until_it_ends
     an_old_generation_holds_until_it_ends
     a_route_not_accepted_is_held_and_said
     a_backend_not_found_is_held_and_said
     a_route_used_in_part_is_held_and_said
     one_of_two_gateways_refuses
-    a_mesh_route_is_promoted_and_given_back
+    a_mesh_route_is_promoted_and_given_back;
+    long:
+    each_weight_waits_for_a_lag_of_20_seconds
+    a_step_waits_for_a_lag_of_40_seconds
+    silence_holds_every_stage_until_it_ends
+    a_gateway_gone_silent_holds_the_update_and_not_the_rollback
 ];
 
 /// Long enough for several steps, if anybody took one.

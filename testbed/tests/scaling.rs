@@ -26,9 +26,10 @@ const AT_ONCE: usize = 5;
 common::tests![
     by_hand_in_the_middle_and_at_rest
     as_many_as_asked_for_or_as_the_old_version_has
-    an_autoscaler_of_the_update_follows_from_version_to_version
-    an_autoscaler_of_the_deployment_is_copied_and_never_fought
+    an_autoscaler_of_the_update_follows_from_version_to_version;
+    long:
     a_steady_load_keeps_its_pods_across_an_update
+    an_autoscaler_of_the_deployment_is_copied_and_never_fought
 ];
 
 /// What the autoscalers want a pod to work, in millicores.

@@ -37,24 +37,41 @@ fn run(arguments: &Arguments, trials: fn(Option<&Ground>) -> Vec<Trial>) -> anyh
     Ok(libtest_mimic::run(arguments, trials(Some(&(runtime, rig)))).exit_code())
 }
 
-/// Turns async functions of the rig into a test binary.
+/// Whether the tests that take longest run as well: `make test-long`.
+pub fn is_long() -> bool {
+    std::env::var_os("AETHER_LONG").is_some()
+}
+
+/// Turns async functions of the rig into a test binary; those after `long:` only run when asked for.
 #[macro_export]
 macro_rules! rig_tests {
-    ($($($test:ident)::+)*) => {
+    ($($($test:ident)::+)* $(; long: $($($long:ident)::+)*)?) => {
         fn main() -> std::process::ExitCode {
-            common::main(AT_ONCE, |ground| vec![$({
-                let ground = ground.cloned();
-                libtest_mimic::Trial::test(stringify!($($test)::+).replace(' ', ""), move || {
-                    let (runtime, rig) = ground.ok_or("no rig")?;
-                    runtime.block_on(async {
-                        match $($test)::+(&rig).await {
-                            Ok(()) => Ok(()),
-                            Err(error) => Err(libtest_mimic::Failed::from(format!("{error:#}\n{}", rig.operator_log().await))),
-                        }
-                    })
-                })
-            }),*])
+            common::main(AT_ONCE, |ground| {
+                let mut trials = vec![$(common::trial!(ground, $($test)::+)),*];
+                if common::is_long() {
+                    trials.extend([$($(common::trial!(ground, $($long)::+)),*)?]);
+                }
+                trials
+            })
         }
     };
 }
-pub use rig_tests as tests;
+
+/// One test on the rig.
+#[macro_export]
+macro_rules! rig_trial {
+    ($ground:ident, $($test:ident)::+) => {{
+        let ground = $ground.cloned();
+        libtest_mimic::Trial::test(stringify!($($test)::+).replace(' ', ""), move || {
+            let (runtime, rig) = ground.ok_or("no rig")?;
+            runtime.block_on(async {
+                match $($test)::+(&rig).await {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(libtest_mimic::Failed::from(format!("{error:#}\n{}", rig.operator_log().await))),
+                }
+            })
+        })
+    }};
+}
+pub use {rig_tests as tests, rig_trial as trial};
