@@ -303,7 +303,8 @@ fn resource(group: &str, version: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
-/// What the rollbacks need of a gateway: it says of every generation of every route that it is accepted.
+/// What the rollbacks need of a gateway, and no more, or its own requests would slow down what is measured: it says of
+/// every generation of every route that it is accepted.
 async fn acknowledge(client: Client) {
     let routes = resource("gateway.networking.k8s.io", "v1", "HTTPRoute");
     let all: Api<DynamicObject> = Api::all_with(client.clone(), &routes);
