@@ -9,6 +9,7 @@ mod invariants;
 mod meddler;
 mod normal;
 mod operator;
+mod orders;
 mod people;
 mod random;
 mod requests;
