@@ -139,7 +139,8 @@ impl Checker {
         }
         let rested = (w.now - self.recorded.1).to_std().unwrap_or_default();
         ensure(rested >= self.settle, "settle", || format!("{others} serve, {rested:?} after {} was put on record", self.recorded.0))?;
-        let version = find(w.after, Kind::RollingUpdate, &self.update).map(|u| text(u, "/status/newVersion").to_owned()).unwrap_or_default();
+        let version =
+            find(w.after, Kind::RollingUpdate, &self.update).map(|u| text(u, "/status/newVersion").to_owned()).unwrap_or_default();
         let (ready, all) = (self.ready_lately(&version), Self::wanted(w.before, &version));
         ensure(self.is_decided(ready >= all, |ratio| others <= self.share(w.before, ratio)), "R4", || {
             format!("{others} pods of another version serve with {ready} of {all} ready, and nobody has ordered it")
