@@ -1,15 +1,14 @@
 //! Pods mode: whom the apex may select, and when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aether_operator::api::{Ratio, State, Time};
 use aether_operator::cluster::facts::Kind;
-use serde_json::Value;
 
 use super::invariants::{Checked, Checker, ensure};
 use super::truth::{self, find, picked, ready_endpoints, version_of};
-use super::world::{Objects, int, is_deleting, is_ready, items, text};
+use super::world::{Objects, int, is_deleting, is_ready, text};
 use super::writes::Written;
 
 /// After the death of a pod the Service is whole again within this time.
@@ -50,7 +49,7 @@ impl Checker {
         pods.iter().filter_map(|p| find(objects, Kind::Pod, p)).filter(|p| version_of(p) != self.live).count()
     }
 
-    fn wanted(objects: &Objects, version: &str) -> usize {
+    pub fn wanted(objects: &Objects, version: &str) -> usize {
         let deployments =
             truth::all(objects, Kind::Deployment).filter(|(_, d)| truth::version_run(objects, d) == version && !is_deleting(d));
         deployments.map(|(_, d)| usize::try_from(int(d, "/spec/replicas")).unwrap()).max().unwrap_or_default()
@@ -99,15 +98,11 @@ impl Checker {
             // There is nobody to go back to, or not yet.
             State::RollingBack if self.comes_back(now) => usize::MAX,
             State::Deployed | State::Routing => {
-                let next = self.orders.iter().filter_map(|(_, spec)| self.wanted_next(spec));
+                let next = self.orders.iter().filter_map(|(_, spec)| Some(self.wanted_next(spec)?.ratio));
                 next.chain([self.on_record()]).map(|ratio| self.share(objects, ratio)).max().unwrap_or_default()
             }
             _ => 0,
         }
-    }
-
-    pub fn on_record(&self) -> Ratio {
-        self.recorded.0.parse().unwrap_or(Ratio::ALL_OLD)
     }
 
     /// Pods of the new version that a ratio comes to, rounded down; from x:0 on, all.
@@ -118,23 +113,6 @@ impl Checker {
         let (new, old) = ratio.reduced();
         let size = self.service.size.max(Self::wanted(objects, &self.live));
         usize::try_from(u64::from(new) * size as u64 / (u64::from(new) + u64::from(old))).unwrap()
-    }
-
-    /// The ratio that comes after the recorded one, by order or by the steps.
-    fn wanted_next(&self, spec: &Value) -> Option<Ratio> {
-        let control = &spec["control"];
-        let meant = text(control, "/version") == text(spec, "/version");
-        if meant && control["paused"] == true {
-            return None;
-        }
-        if meant && let Ok(ratio) = text(control, "/routing").parse() {
-            return Some(ratio);
-        }
-        let approved = text(control, "/approved").parse::<Ratio>().ok().filter(|_| meant);
-        let steps = items(spec, "/progression/steps").filter_map(|s| s.as_str()?.parse::<Ratio>().ok());
-        let next = steps.into_iter().find(|s| s.exceeds(self.on_record()))?;
-        let may = spec["requireManualApproval"] != true || approved.is_some_and(|a| !next.exceeds(a));
-        may.then_some(next)
     }
 
     /// Pods and selectors: always a pod in before a pod out, and more of the new version only as decided.
@@ -161,13 +139,10 @@ impl Checker {
         }
         let rested = (w.now - self.recorded.1).to_std().unwrap_or_default();
         ensure(rested >= self.settle, "settle", || format!("{others} serve, {rested:?} after {} was put on record", self.recorded.0))?;
-        let next = self.orders.iter().filter_map(|(_, spec)| Some((spec, self.wanted_next(spec)?)));
-        let fits: BTreeMap<bool, Ratio> =
-            next.filter(|(_, r)| others <= self.share(w.before, *r)).map(|(s, r)| (s["control"]["routing"].is_string(), r)).collect();
         let version =
             find(w.after, Kind::RollingUpdate, &self.update).map(|u| text(u, "/status/newVersion").to_owned()).unwrap_or_default();
         let (ready, all) = (self.ready_lately(&version), Self::wanted(w.before, &version));
-        ensure(fits.contains_key(&true) || (fits.contains_key(&false) && ready >= all), "R4", || {
+        ensure(self.is_decided(ready >= all, |ratio| others <= self.share(w.before, ratio)), "R4", || {
             format!("{others} pods of another version serve with {ready} of {all} ready, and nobody has ordered it")
         })
     }

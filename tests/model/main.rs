@@ -9,6 +9,7 @@ mod invariants;
 mod meddler;
 mod normal;
 mod operator;
+mod orders;
 mod people;
 mod random;
 mod requests;
@@ -203,9 +204,9 @@ fn every_planted_bug_is_caught() {
     let wrong: Vec<String> = bugs::TABLE
         .iter()
         .filter_map(|(bug, invariant, scenario)| {
-            let scenario = scenario();
-            play(&scenario, &Faults::default(), 1);
-            match run(&scenario, &Faults::default(), Some(*bug), 1) {
+            let (scenario, faults) = (scenario(), bug.faults());
+            play(&scenario, &faults, 1);
+            match run(&scenario, &faults, Some(*bug), 1) {
                 Ok(_) => Some(format!("{bug:?}: nobody noticed")),
                 Err(failure) if failure.violation.0 != *invariant => {
                     Some(format!("{bug:?}: {invariant} was to catch it\n{}", failure.story))

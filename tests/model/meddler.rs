@@ -1,9 +1,12 @@
 //! Somebody who undoes what an update stands on, again and again.
 
+use std::time::Duration;
+
 use aether_operator::api::State;
 use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::json;
 
+use super::invariants::{Checked, ensure};
 use super::sim::{Sim, UPDATE};
 use super::truth;
 use super::world::{NS, World, is_deleting, items, millis, stamp};
@@ -38,15 +41,19 @@ fn told(world: &World) -> usize {
     truth::find(&world.objects, Kind::RollingUpdate, UPDATE).map_or(0, |u| items(u, "/status/interference").count())
 }
 
+/// So often, and within this time, is a fight.
+const GIVES_IN_AT: usize = 3;
+const FIGHT: Duration = Duration::from_mins(5);
+
 impl Sim {
     /// Undoes what there is to undo, when its time has come and an update is on.
-    pub fn meddle(&mut self) {
+    pub fn meddle(&mut self) -> Checked {
         let now = self.cluster.world.now;
-        let Some(meddler) = &mut self.scenario.meddler else { return };
+        let Some(meddler) = &mut self.scenario.meddler else { return Ok(()) };
         let active = self.checkers[0].state(&self.cluster.world.objects).is_active();
         let there = truth::find(&self.cluster.world.objects, Kind::RollingUpdate, UPDATE).is_some_and(|u| !is_deleting(u));
         if meddler.times == 0 || !active || !there || now < self.meddles_at {
-            return;
+            return Ok(());
         }
         self.meddles_at = now + millis(meddler.every);
         let world = &mut self.cluster.world;
@@ -59,8 +66,18 @@ impl Sim {
         };
         let is_so = world.at(kind, &key).is_none_or(|o| o["spec"].get(path).unwrap_or(&json!(false)) == &wanted);
         if is_so {
-            return;
+            return Ok(());
         }
+        // Before that nobody can tell that it was there already.
+        let state = self.checkers[0].state(&world.objects);
+        let made = truth::find(&world.objects, Kind::Deployment, "web-2-0-0").is_some();
+        if made && (state != State::Deploying || meddler.undoes != Undoes::Weights) {
+            self.meddled.push(now);
+        }
+        let lately = self.meddled.iter().filter(|at| **at + FIGHT > now).count();
+        ensure(lately <= GIVES_IN_AT || state == State::RollingBack, "fight", || {
+            format!("{:?} was put back {GIVES_IN_AT} times within {FIGHT:?}, and it goes on in {state}", meddler.undoes)
+        })?;
         world.edit(kind, &key, "gitops", |o| {
             if wanted == json!(false) {
                 o["spec"].as_object_mut().unwrap().remove(path);
@@ -74,5 +91,6 @@ impl Sim {
         let rolls = meddler.undoes == Undoes::Pause;
         self.checkers[0].excuse(harm, now + millis(if fights || rolls { GIVES_IN } else { PUT_BACK }));
         self.checkers[0].excuse(if fights { &["drain"] } else { &[] }, now + millis(GIVES_IN));
+        Ok(())
     }
 }

@@ -67,6 +67,8 @@ pub struct Sim {
     pub script: usize,
     pub since: Time,
     pub meddles_at: Time,
+    /// When somebody undid what an update stands on.
+    pub meddled: Vec<Time>,
     rng: Rng,
     late_until: Option<Time>,
     fault_rng: Rng,
@@ -119,6 +121,7 @@ impl Sim {
             script: 0,
             since,
             meddles_at: since,
+            meddled: Vec::new(),
             late_until: None,
             fault_rng: Rng::new(rng.next()),
             faults_end: since + Duration::from_secs(faults.until),
@@ -215,7 +218,7 @@ impl Sim {
         self.cluster.world.now += millis(ms);
         self.people();
         self.mischief();
-        self.meddle();
+        self.meddle()?;
         self.thaw()?;
         let now = self.cluster.world.now;
         if self.cluster.step(&mut self.rng) {

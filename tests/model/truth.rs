@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aether_operator::api::names;
+use aether_operator::api::{Ratio, names};
 use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::Value;
 
@@ -114,6 +114,12 @@ impl Shares {
 
     pub fn of(&self, version: &str) -> i64 {
         self.versions.get(version).copied().unwrap_or_default()
+    }
+
+    /// Whether versions other than `live` get no larger share than that.
+    pub fn is_at_most(&self, live: &str, ratio: Ratio) -> bool {
+        let (new, old) = ratio.reduced();
+        self.not_of(live) * i64::from(new + old) <= i64::from(new) * self.total()
     }
 
     /// Whether versions other than `live` get a larger share here than there.

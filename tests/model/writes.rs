@@ -34,6 +34,7 @@ impl Checker {
         self.unless_excused(self.only_ours(w, old, new), w.now)?;
         let checked = match w.kind {
             Kind::RollingUpdate => self.states(w, old, new),
+            Kind::Deployment if old.is_none() => new.map_or(Ok(()), |new| self.birth(w, new)),
             Kind::Deployment => self.capacity(w, old, new),
             Kind::Service if w.name == self.apex && self.by_pods => self.selector(w).and_then(|()| self.enlisting(w)),
             Kind::Service if w.name == self.apex => self.selector(w),
@@ -236,8 +237,7 @@ impl Checker {
             return Ok(());
         }
         // A rule that nobody knows yet is born with what is on record.
-        let (new, old) = self.on_record().reduced();
-        if forced.is_none() && now.not_of(&self.live) * i64::from(new + old) <= i64::from(new) * now.total() {
+        if forced.is_none() && now.is_at_most(&self.live, self.on_record()) {
             return Ok(());
         }
         // A step that one route carries already was decided; the others follow without another verdict.
@@ -253,18 +253,21 @@ impl Checker {
         ensure(ready >= needed.max(1), "R1", || {
             format!("{rule:?} rose to {now:?} with {ready} of {all} endpoints ready, {needed} needed")
         })?;
-        let ordered = self.orders.iter().any(|(_, spec)| {
-            let control = &spec["control"];
-            text(control, "/version") == new
-                && text(control, "/routing").parse::<aether_operator::api::Ratio>().is_ok_and(|r| {
-                    let (n, o) = r.reduced();
-                    i64::from(n) * now.total() == now.not_of(&self.live) * i64::from(n + o)
-                })
-        });
-        let by_itself = self.orders.iter().any(|(_, s)| s["control"]["routing"].is_null() && s["control"]["paused"] != true);
-        ensure(begun || ordered || (by_itself && ready >= all), "R4", || {
-            format!("{rule:?} rose to {now:?} with {ready} of {all} ready and no order for it")
+        ensure(begun || self.is_decided(ready >= all, |ratio| now.is_at_most(&self.live, ratio)), "R4", || {
+            format!("{rule:?} rose to {now:?} with {ready} of {all} ready, and nobody has ordered it")
         })
+    }
+
+    /// A version starts with as many pods as are asked for, or as many as the old one has.
+    fn birth(&self, w: &Written<'_>, new: &Value) -> Checked {
+        if text(new, "/spec/template/metadata/labels/app") != self.workload {
+            return Ok(());
+        }
+        let lately = self.orders.iter().map(|(_, spec)| spec["instances"].as_i64());
+        let whole = Self::wanted(w.before, &self.live).min(self.service.size);
+        let asked = lately.map(|n| n.unwrap_or(i64::try_from(whole).unwrap())).min().unwrap_or_default();
+        let size = int(new, "/spec/replicas");
+        ensure(size >= asked, "birth", || format!("{} is made with {size} pods, {asked} are needed", w.name))
     }
 }
 

@@ -100,9 +100,7 @@ fn held() -> Vec<Scenario> {
         Scenario { says: Some("NewVersionGone"), ..workload(Routing, 9000).ends(Goal::State(RolledBack), "") },
         workload(Completing, 1000).ends(Goal::Held(Completing, "NewVersionGone"), ""),
         workload(Completing, 7500).ends(Goal::Held(Completing, "NewVersionGone"), ""),
-        named("the new Deployment, and the old one had gone,", Completing)
-            .harm(When::State(Completing, 7500), Act::Remove(Deployment, "web-2-0-0"), &["R10", "R1", "R2"], FOR_EVER)
-            .ends(Goal::Held(Completing, "NewVersionGone"), ""),
+        nothing_left(),
         named("the new Deployment, and the old one had gone, then rolled back,", Completing)
             .harm(When::State(Completing, 7500), Act::Remove(Deployment, "web-2-0-0"), &["R10", "R1", "R2"], 40_000)
             .orders(When::Reason("NewVersionGone", 20_000), json!({"outcome": "Rollback"}))
@@ -122,6 +120,13 @@ fn held() -> Vec<Scenario> {
         table.push(workload(state, after).when(When::After(40_000), back(Deployment, "web")).rolled_back());
     }
     table
+}
+
+/// Nothing of either version.
+pub fn nothing_left() -> Scenario {
+    named("the new Deployment, and the old one had gone,", Completing)
+        .harm(When::State(Completing, 7500), Act::Remove(Deployment, "web-2-0-0"), &["R10", "R1", "R2"], FOR_EVER)
+        .ends(Goal::Held(Completing, "NewVersionGone"), "")
 }
 
 /// Nothing serves any more: the new version's Deployment belongs to the workload.

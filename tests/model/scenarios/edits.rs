@@ -24,12 +24,12 @@ pub fn all() -> Vec<Scenario> {
         let held = named("a backend is renamed").harm(when(), Act::Change(HttpRoute, "web", rename_new), &["foreign share"], 21_000);
         let mended = held.when(When::After(20_000), Act::Change(HttpRoute, "web", put_apex_back));
         table.push(ends_as(state, mended));
-        table.push(resumed(named("the image is edited and rolled out past us"), state, after));
+        table.push(rolled_out_past_us(Scenario::new, state, after));
         let named = |what: &str| into(state, by_pods(&format!("{what} in {state}")));
         let after = if matches!(state, Routing | RollingBack) { after / 2 } else { after };
         let edited = named("the image is edited").when(When::State(state, after), Act::image("9.9.9"));
         table.push(template(state, edited));
-        table.push(resumed(named("the image is edited and rolled out past us"), state, after));
+        table.push(rolled_out_past_us(by_pods, state, after));
     }
     let renamed = Scenario::new("a backend is renamed, and stays so").harm(
         When::State(Routing, 9000),
@@ -49,7 +49,8 @@ fn template(state: State, scenario: Scenario) -> Scenario {
 }
 
 /// Somebody edits the template and resumes the workload, and a native rollout begins; later they undo both.
-fn resumed(scenario: Scenario, state: State, after: u64) -> Scenario {
+pub fn rolled_out_past_us(base: fn(&str) -> Scenario, state: State, after: u64) -> Scenario {
+    let scenario = into(state, base(&format!("the image is edited and rolled out past us in {state}")));
     let resume = || Act::Edit(Deployment, "web", json!({"spec": {"paused": null}}));
     let scenario = scenario.when(When::State(state, after), Act::image("9.9.9"));
     let scenario = scenario.harm(When::After(0), resume(), &["T3", "R2", "native"], 100_000);

@@ -7,18 +7,24 @@ use crate::controllers::Timing;
 use crate::gateway::Manner;
 use crate::scenario::{Act, Goal, Scenario, When};
 
-use super::rollback_when;
+use super::rollback;
+
+/// It acknowledges so many seconds late, and follows later still.
+pub fn lagging(seconds: u64, what: &str) -> Scenario {
+    let lag = seconds * 1000;
+    let timing = Timing { ack: lag, plane: lag + 2000, gone: lag + 4000, ..Timing::default() };
+    let progression = json!({"steps": ["1:9", "1:1", "1:0"], "interval": "4s", "deployDeadline": "120s"});
+    let scenario = Scenario::new(&format!("a gateway that lags {seconds} s, {what}"));
+    Scenario { timing, ..scenario.with("progression", progression) }
+}
 
 pub fn all() -> Vec<Scenario> {
     let mut table = Vec::new();
     for lag in [1, 5, 12, 20, 40] {
-        let timing = Timing { ack: lag * 1000, plane: lag * 1000 + 2000, gone: lag * 1000 + 4000, ..Timing::default() };
-        let progression = json!({"steps": ["1:9", "1:1", "1:0"], "interval": "4s", "deployDeadline": "120s"});
-        let slow = |scenario: Scenario| Scenario { timing: timing.clone(), ..scenario.with("progression", progression.clone()) };
-        let name = |what: &str| format!("a gateway that lags {lag} s, {what}");
-        table.push(slow(Scenario::new(&name("forward"))));
+        table.push(lagging(lag, "forward"));
         for state in [Deploying, Deployed, Routing] {
-            table.push(slow(rollback_when(&name(&format!("back from {state}")), When::State(state, 1500))));
+            let back = lagging(lag, &format!("back from {state}"));
+            table.push(back.orders(When::State(state, 1500), rollback()).rolled_back());
         }
     }
     for manner in [Manner::Mute, Manner::Behind, Manner::Rejects] {

@@ -1,108 +1,19 @@
-//! Planted bugs: each must be caught, by the invariant that is there for it.
+//! Bugs in what is done after a decision.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aether_operator::api::{Ratio, State, Time};
 use aether_operator::cluster::facts::{Key, Kind, Meta};
 use aether_operator::cluster::patch;
-use aether_operator::rollout::model::{Action, Memory, Observation, Plan, Target, Write};
+use aether_operator::rollout::build::is_as_paused;
+use aether_operator::rollout::model::{Action, Observation, Plan, Target, Write};
 use aether_operator::traffic::apex::{self, Pin};
-use aether_operator::traffic::gateway;
+use aether_operator::traffic::{gateway, pods};
 use json_patch::PatchOperation;
 use serde_json::json;
 
-use super::scenario::{Scenario, When};
-use super::scenarios::{rollback_when, route_shapes};
-use super::world::NS;
-
-/// What is done wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    NewPodsBeforeThePin,
-    UnreadyPodsCountAsReady,
-    RatioBeforeDeployed,
-    RatioAgainstTheOrders,
-    NoSettling,
-    OneRouteToNobody,
-    ForeignWeightsForgotten,
-    OldVersionGoneInRouting,
-    NoDrainOfTheOld,
-    NoDrainOfTheNew,
-    ServicesGoneBeforeTheRoutes,
-    FlipBeforeAllTraffic,
-    UnpinBeforeThePodsAreGone,
-    UnpauseBeforeTheUnpin,
-    RiseAfterTheRollback,
-    StatusSkipsStates,
-    StatusAheadOfTheWork,
-    SpecWritten,
-    OthersTouched,
-    OthersDeleted,
-    WriteThatChangesNothing,
-    StatusWithoutNews,
-    ServicesLeftBehind,
-    AnnotationLeftBehind,
-}
-
-use Bug::*;
-
-fn promotion() -> Scenario {
-    Scenario::new("promotion")
-}
-
-fn rollback() -> Scenario {
-    rollback_when("rollback", When::Routing("1:1", 1500))
-}
-
-fn with_foreign_backend() -> Scenario {
-    promotion().routes(route_shapes()[1].1.clone())
-}
-
-fn broken() -> Scenario {
-    Scenario { broken: ["2.0.0".to_owned()].into(), ..Scenario::new("never ready").rolled_back() }
-}
-
-fn held() -> Scenario {
-    let held = Scenario::new("held for a while").orders(When::State(State::Deployed, 2500), json!({"routing": "0:1"}));
-    held.orders(When::After(6000), json!({"approved": "1:9"})).orders(When::After(6000), json!({"routing": null}))
-}
-
-fn hurried() -> Scenario {
-    let at_once = Scenario::new("one ratio after the other").orders(When::State(State::Deployed, 0), json!({"routing": "1:1"}));
-    at_once.orders(When::Routing("1:1", 0), json!({"routing": "3:1"})).orders(When::Routing("3:1", 0), json!({"routing": null}))
-}
-
-/// A bug, the invariant that catches it, and the scenario in which it does.
-type Planted = (Bug, &'static str, fn() -> Scenario);
-
-/// Every planted bug.
-pub const TABLE: [Planted; 24] = [
-    (NewPodsBeforeThePin, "R11", promotion),
-    (UnreadyPodsCountAsReady, "R1", broken),
-    (RatioBeforeDeployed, "R4", promotion),
-    (RatioAgainstTheOrders, "R4", held),
-    (NoSettling, "settle", hurried),
-    (OneRouteToNobody, "R10", promotion),
-    (ForeignWeightsForgotten, "foreign share", with_foreign_backend),
-    (OldVersionGoneInRouting, "R2", promotion),
-    (NoDrainOfTheOld, "drain", promotion),
-    (NoDrainOfTheNew, "drain", rollback),
-    (ServicesGoneBeforeTheRoutes, "R1", promotion),
-    (FlipBeforeAllTraffic, "flip", promotion),
-    (UnpinBeforeThePodsAreGone, "pin", rollback),
-    (UnpauseBeforeTheUnpin, "T3", promotion),
-    (RiseAfterTheRollback, "R3", rollback),
-    (StatusSkipsStates, "R5", promotion),
-    (StatusAheadOfTheWork, "end", promotion),
-    (SpecWritten, "R8", promotion),
-    (OthersTouched, "R6", promotion),
-    (OthersDeleted, "R6", promotion),
-    (WriteThatChangesNothing, "no-op", promotion),
-    (StatusWithoutNews, "rest", promotion),
-    (ServicesLeftBehind, "T3", promotion),
-    (AnnotationLeftBehind, "leftovers", rollback),
-];
+use super::Bug::{self, *};
+use crate::world::NS;
 
 fn patch_of(kind: Kind, meta: &Meta, ops: Vec<PatchOperation>) -> Action {
     Action { why: "a planted bug", write: Write::Patch(Target { kind, key: meta.key() }, ops), live: Vec::new(), regardless: false }
@@ -113,30 +24,6 @@ fn is_delete_services(action: &Action) -> bool {
 }
 
 impl Bug {
-    /// Before the decision: what is believed.
-    pub fn before(self, obs: &mut Observation, memory: &mut Memory) {
-        let mut forget = |facts: &[&'static str]| memory.since.extend(facts.iter().map(|f| (*f, Time::UNIX_EPOCH)));
-        match self {
-            NoSettling => forget(&["in force"]),
-            NoDrainOfTheOld => forget(&["flipped", "restored"]),
-            NoDrainOfTheNew => forget(&["drained", "restored"]),
-            NewPodsBeforeThePin if obs.status.state == State::Deploying => {
-                if let (Some(apex), Some(pin)) = (&mut obs.apex, &obs.old.pin) {
-                    let apex = Arc::make_mut(apex);
-                    apex.selector = apex::pinned_selector(apex, pin);
-                }
-            }
-            UnreadyPodsCountAsReady => {
-                if let Some(deployment) = &mut obs.new.deployment {
-                    let deployment = Arc::make_mut(deployment);
-                    deployment.available = deployment.replicas;
-                }
-                obs.new.endpoints.ready = obs.new.pods.iter().map(|p| p.meta.name.clone()).collect();
-            }
-            _ => {}
-        }
-    }
-
     /// After it: what is done.
     pub fn after(self, obs: &Observation, plan: &mut Plan, now: Time) {
         let state = obs.status.state;
@@ -231,6 +118,46 @@ impl Bug {
                 for action in &mut plan.actions {
                     if let Write::Patch(_, ops) = &mut action.write {
                         ops.retain(|op| !matches!(op, PatchOperation::Remove(r) if r.path.as_str().ends_with("paused-template")));
+                    }
+                }
+            }
+            MorePodsThanAsked if state == State::Routing && obs.status.state_since.is_some_and(|s| s + Duration::from_secs(9) < now) => {
+                let revision = &obs.objects.new_revision;
+                for pod in obs.new.pods.iter().filter(|p| p.ready && !pods::serves(p, revision)) {
+                    plan.actions.push(patch_of(Kind::Pod, &pod.meta, pods::enlist(pod, revision)));
+                }
+            }
+            UnpinWithBothVersionsInService if state == State::Routing => {
+                let apex = obs.apex.as_ref().unwrap();
+                plan.actions.push(patch_of(Kind::Service, &apex.meta, apex::unpin(apex)));
+            }
+            SupersededGoneUndrained if state == State::RollingBack && plan.actions.is_empty() => {
+                if let Some(deployment) = obs.new_deployment().filter(|d| !d.meta.deleting) {
+                    let write = Write::Delete(Target::of(Kind::Deployment, &deployment.meta), deployment.meta.uid.clone());
+                    plan.actions.push(Action { why: "a planted bug", write, live: Vec::new(), regardless: false });
+                }
+            }
+            BornTooSmall => {
+                for action in &mut plan.actions {
+                    if let Write::Create(Target { kind: Kind::Deployment, .. }, object) = &mut action.write {
+                        object["spec"]["replicas"] = json!(1);
+                    }
+                }
+            }
+            AdoptionLetsGo if state == State::Completed => {
+                if let Some(workload) = obs.workload.as_ref().filter(|w| w.paused && !is_as_paused(w)) {
+                    plan.actions.push(patch_of(Kind::Deployment, &workload.meta, vec![patch::remove("/spec/paused")]));
+                }
+            }
+            NothingCalledLive if state == State::Completing && obs.new_deployment().is_none() => {
+                let mut status = obs.status.clone();
+                status.state = State::Completed;
+                plan.status = Some(status);
+            }
+            HeldUpWritesGoThrough => {
+                for action in &mut plan.actions {
+                    if let Write::Patch(Target { kind: Kind::HttpRoute, .. }, ops) = &mut action.write {
+                        ops.retain(|op| !matches!(op, PatchOperation::Replace(r) if r.path.as_str() == "/metadata/resourceVersion"));
                     }
                 }
             }

@@ -1,0 +1,42 @@
+//! R4: what has been decided, by a person or by the steps.
+
+use aether_operator::api::Ratio;
+use serde_json::Value;
+
+use super::invariants::Checker;
+use super::world::{items, text};
+
+/// A ratio that may come next, and whether a person has ordered it.
+pub struct Next {
+    pub ratio: Ratio,
+    pub ordered: bool,
+}
+
+impl Checker {
+    pub fn on_record(&self) -> Ratio {
+        self.recorded.0.parse().unwrap_or(Ratio::ALL_OLD)
+    }
+
+    /// The ratio that comes after the recorded one, by order or by the steps.
+    pub fn wanted_next(&self, spec: &Value) -> Option<Next> {
+        let control = &spec["control"];
+        let meant = text(control, "/version") == text(spec, "/version");
+        if meant && control["paused"] == true {
+            return None;
+        }
+        if meant && let Ok(ratio) = text(control, "/routing").parse() {
+            return Some(Next { ratio, ordered: true });
+        }
+        let approved = text(control, "/approved").parse::<Ratio>().ok().filter(|_| meant);
+        let mut steps = items(spec, "/progression/steps").filter_map(|s| s.as_str()?.parse::<Ratio>().ok());
+        let ratio = steps.find(|s| s.exceeds(self.on_record()))?;
+        let may = spec["requireManualApproval"] != true || approved.is_some_and(|a| !ratio.exceeds(a));
+        may.then_some(Next { ratio, ordered: false })
+    }
+
+    /// Whether a share of the new version was decided: ordered, or the next step with all of its pods ready.
+    pub fn is_decided(&self, whole: bool, fits: impl Fn(Ratio) -> bool) -> bool {
+        let next = self.orders.iter().filter_map(|(_, spec)| self.wanted_next(spec));
+        next.filter(|next| next.ordered || whole).any(|next| fits(next.ratio))
+    }
+}
