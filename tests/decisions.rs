@@ -77,9 +77,9 @@ use small_world::{Seen, line, now, seen};
 #[case::retire(Seen { apex: "new", routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "delete 2 Services, scale web, COMPLETING (Completing)")]
 #[case::grace_period(Seen { spec: json!({"cleanupPolicy": "GRACE_PERIOD"}), apex: "new", routing: "1:0", weights: None, held: &[("flipped", 299), ("restored", 299)], ..seen("COMPLETING") }, "COMPLETING (Completing)")]
 #[case::keep(Seen { spec: json!({"cleanupPolicy": "MANUAL"}), apex: "new", services: false, routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "COMPLETED (OldVersionKept)")]
-#[case::unpin_last(Seen { old: 0, paused: false, services: false, apex: "new", routing: "1:0", weights: None, ..seen("COMPLETING") }, "unpin web, COMPLETING (Completing)")]
-#[case::completed(Seen { old: 0, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETING") }, "COMPLETED (Completed)")]
-#[case::too_late_to_go_back(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), old: 0, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETING") }, "COMPLETED (Completed)")]
+#[case::unpin_last(Seen { old: 0, retired: true, paused: false, services: false, apex: "new", routing: "1:0", weights: None, ..seen("COMPLETING") }, "unpin web, COMPLETING (Completing)")]
+#[case::completed(Seen { old: 0, retired: true, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETING") }, "COMPLETED (Completed)")]
+#[case::too_late_to_go_back(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), old: 0, retired: true, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETING") }, "COMPLETED (Completed)")]
 // Going back
 #[case::weights_before_the_record(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "weigh web, ROLLING_BACK (RollbackOrdered)")]
 #[case::one_patch_of_the_apex_after_the_flip(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), apex: "new", routing: "1:0", weights: None, ..seen("COMPLETING") }, "pin web, ROLLING_BACK (RollbackOrdered)")]

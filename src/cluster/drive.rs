@@ -61,6 +61,8 @@ struct Done {
     key: Key,
     kept: Kept,
     again: Option<Duration>,
+    /// Something was written: what the answer has told the index is no news any more when the watch tells it.
+    wrote: bool,
 }
 
 /// Works on whatever the news are about, until the channel closes. Starts with everything there is.
@@ -86,8 +88,12 @@ pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
                 None => return,
             },
             Some(done) = busy.join_next_with_id() => match done {
-                Ok((task, Done { key, kept: state, again })) => {
+                Ok((task, Done { key, kept: state, again, wrote })) => {
                     running.remove(&task);
+                    if wrote {
+                        let others = concerned(&context.index.lock(), Kind::RollingUpdate, &key);
+                        others.into_iter().filter(|other| *other != key).for_each(|other| queue.push(other));
+                    }
                     if context.index.lock().update(&key).is_some() {
                         kept.insert(key.clone(), state);
                     } else {
@@ -114,9 +120,10 @@ pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
 
 /// Decides and applies until there is nothing more to do now.
 async fn work(context: Context, key: Key, mut kept: Kept) -> Done {
+    let mut wrote = false;
     for _ in 0..TURNS {
         let Some(obs) = observe(&context.index.lock(), &key) else {
-            return Done { key, kept: Kept::default(), again: None };
+            return Done { key, kept: Kept::default(), again: None, wrote };
         };
         let plan = decide(&obs, &kept.memory, clock::now());
         kept.memory = plan.memory.clone();
@@ -124,9 +131,10 @@ async fn work(context: Context, key: Key, mut kept: Kept) -> Done {
         match apply(&context.writer, &context.publisher, &obs, &plan).await {
             Applied::Nothing => {
                 kept.failures = 0;
-                return Done { key, kept, again: plan.requeue };
+                return Done { key, kept, again: plan.requeue, wrote };
             }
             Applied::Written => {
+                wrote = true;
                 kept.failures = 0;
                 if !plan.actions.is_empty() {
                     kept.memory.denied = None;
@@ -140,12 +148,12 @@ async fn work(context: Context, key: Key, mut kept: Kept) -> Done {
             Applied::Stale | Applied::Later(_) => {
                 kept.failures = kept.failures.saturating_add(1);
                 let wait = BACKOFF.0.saturating_mul(1 << kept.failures.min(10)).min(BACKOFF.1);
-                return Done { key, kept, again: Some(wait) };
+                return Done { key, kept, again: Some(wait), wrote };
             }
-            Applied::NotLeader => return Done { key, kept, again: Some(BACKOFF.1) },
+            Applied::NotLeader => return Done { key, kept, again: Some(BACKOFF.1), wrote },
         }
     }
-    Done { key, kept, again: Some(BACKOFF.0) }
+    Done { key, kept, again: Some(BACKOFF.0), wrote }
 }
 
 /// What only one decision at a time may be about: the workload. Two updates of one workload that could both
@@ -173,7 +181,7 @@ pub fn concerned(index: &Index, kind: Kind, about: &Key) -> Vec<Key> {
         match update.state() {
             _ if Some(&key) == own.as_ref() => {}
             Some(State::Pending) => keys.push(key),
-            Some(state) if state.is_terminal() => keys.extend(cares_for(update, kind, &about.name).then_some(key)),
+            Some(state) if state.is_terminal() => keys.extend(cares_for(index, update, kind, about).then_some(key)),
             Some(_) if works_with(index, update, kind, about) => {
                 found = true;
                 keys.push(key);
@@ -215,10 +223,11 @@ fn is_named_after(name: &str, owner: &str) -> bool {
     name.starts_with(owner.get(..KEPT).unwrap_or(owner))
 }
 
-/// An update at rest looks after its Deployments, its Service and whatever may scale them.
-fn cares_for(update: &Update, kind: Kind, name: &str) -> bool {
-    let Some(objects) = recorded(update) else { return false };
+/// An update at rest looks after its Deployments, its Service and whatever may scale them, unless another one is at work.
+fn cares_for(index: &Index, update: &Update, kind: Kind, about: &Key) -> bool {
+    let (Some(objects), name) = (recorded(update), about.name.as_str()) else { return false };
     match kind {
+        Kind::RollingUpdate => index.update(about).is_some_and(|o| recorded(&o).is_some_and(|o| o.workload == objects.workload)),
         Kind::Deployment => [&objects.workload, &objects.old_revision, &objects.new_revision].iter().any(|n| *n == name),
         Kind::Service => objects.service == name,
         Kind::Autoscaler => true,

@@ -157,7 +157,12 @@ impl Writer {
             self.send(&all, "deletecollection", call).await?.map_err(|e| later(&all, &e))?;
         }
         for (name, uid) in services {
-            self.index.lock().delete(Kind::Service, &target(name).key, uid);
+            if listed.items.iter().any(|o| o.name_any() == *name) {
+                self.index.lock().delete(Kind::Service, &target(name).key, uid);
+            } else {
+                // Somebody has taken its label away, or it is gone.
+                self.delete(&target(name), uid).await?;
+            }
         }
         Ok(())
     }

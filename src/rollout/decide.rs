@@ -242,6 +242,7 @@ impl<'a> Turn<'a> {
     pub fn say(&mut self, mut saying: Saying) {
         if let Some(said) = &self.memory.denied
             && saying.state == self.obs.status.state
+            && self.acts()
         {
             saying.reason = "WriteDenied".into();
             saying.message = format!("the API server denies a write that comes next: {said}");
@@ -307,6 +308,9 @@ impl<'a> Turn<'a> {
     }
 
     fn finish(mut self) -> Plan {
+        if self.plan.actions.is_empty() {
+            self.plan.memory.denied = None;
+        }
         match status::worth(&self.obs.status, &self.status, self.now) {
             Ok(()) => {
                 if self.memory.denied.is_some() {

@@ -3,13 +3,15 @@
 //! Every function looks at the cluster, not at what was done before: after a crash the same
 //! observation leads to the same next write.
 
+use std::sync::Arc;
+
 use json_patch::PatchOperation;
 use serde_json::json;
 
 use crate::api::conditions::Answer;
 use crate::api::rolling_update::{CleanupPolicy, Outcome};
 use crate::api::{State, names};
-use crate::cluster::facts::Kind;
+use crate::cluster::facts::{Deployment, Kind};
 use crate::cluster::patch;
 use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
@@ -33,6 +35,12 @@ pub fn can_come_back(obs: &Observation) -> bool {
     obs.status.old_instances.is_some() && obs.old_is_workload() && obs.workload.as_ref().is_some_and(|w| build::is_as_paused(w))
 }
 
+/// The workload says that the new version is live: that is written when the old one goes.
+fn is_retired(obs: &Observation) -> bool {
+    let noted = |w: &Arc<Deployment>| w.meta.annotations.get(names::LIVE_REVISION) == Some(&obs.objects.new_revision);
+    obs.workload.as_ref().is_none_or(noted)
+}
+
 /// Does the next thing, or says what is waited for. In COMPLETED it removes an old version that was kept.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let state = turn.obs.status.state;
@@ -44,7 +52,8 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         }
         sizing::grow(turn, wish);
     }
-    let waiting = if whole { retire(turn, wish) } else { release(turn) };
+    // Somebody else may have scaled the old version down; what else has to be done before it goes is done all the same.
+    let waiting = if whole || !is_retired(turn.obs) { retire(turn, wish) } else { release(turn) };
     let saying = match waiting {
         Progress::Busy(message) => {
             // No watch wakes what is COMPLETED.
@@ -123,7 +132,7 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     if turn.acts() {
         return busy("removing what the shift has left");
     }
-    if wish.cleanup == CleanupPolicy::Manual && obs.status.state == State::Completing {
+    if wish.cleanup == CleanupPolicy::Manual && obs.status.state == State::Completing && old_version_is_whole(obs) {
         delete_services(turn);
         return if turn.acts() {
             busy("removing the version Services")
@@ -142,7 +151,9 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
 pub fn restore_routes(turn: &mut Turn<'_>) -> Result<(), RouteError> {
     let obs = turn.obs;
     for route in &obs.routes {
-        if let Some(ops) = gateway::restore(route, obs.names())? {
+        if let Some(mut ops) = gateway::restore(route, obs.names())? {
+            // Every weight of a rule is written, by its place: only as it was looked at.
+            ops.push(patch::only_at(&route.meta));
             turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops);
         }
     }
@@ -166,12 +177,12 @@ pub fn only_reached(obs: &Observation, pin: &Pin) -> Vec<LiveCheck> {
 fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
     let obs = turn.obs;
     delete_services(turn);
-    let Some(old) = &obs.old.deployment else { return };
     let Some(workload) = &obs.workload else { return };
     let checks = only_reached(obs, new_pin);
     let live =
         [(names::LIVE, obs.status.new_version.clone().unwrap_or_default()), (names::LIVE_REVISION, obs.objects.new_revision.clone())];
     if obs.old_is_workload() {
+        let old = workload;
         let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(0))];
         if obs.holds_workload() {
             // What its template was stays written down: while it is that, scaling up brings the old version back.
@@ -188,7 +199,9 @@ fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
             let why = "which version is live is written on the workload";
             turn.patch(why, Kind::Deployment, &workload.meta, patch::annotate(&workload.meta, &live));
         }
-        turn.act_if("the old version goes", Write::Delete(Target::of(Kind::Deployment, &old.meta), old.meta.uid.clone()), checks);
+        if let Some(old) = &obs.old.deployment {
+            turn.act_if("the old version goes", Write::Delete(Target::of(Kind::Deployment, &old.meta), old.meta.uid.clone()), checks);
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Somebody else undoes what the update stands on: it is put back, and not for ever.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 
 use crate::api::conditions::CONFLICTING_MANAGER;
 use crate::api::rolling_update::Interference;
+use crate::api::{RollingUpdateStatus, Time};
 use crate::cluster::facts::{Kind, Meta};
 use crate::rollout::decide::{Cause, Turn};
 
@@ -12,6 +15,14 @@ const TIMES: usize = 3;
 const WITHIN: TimeDelta = TimeDelta::minutes(5);
 /// So many are remembered.
 const KEPT: usize = 20;
+
+/// A fight is told of for so long after it has ended.
+pub const MEMORY: Duration = Duration::from_mins(5);
+
+/// Whether somebody has undone something of ours lately.
+pub fn is_recent(status: &RollingUpdateStatus, now: Time) -> bool {
+    status.interference.iter().any(|i| now - i.at < WITHIN)
+}
 
 /// Records that something of ours is being put back. `Some`: it was done so often that it is a fight, which is ended by
 /// giving in.

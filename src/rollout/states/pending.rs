@@ -7,9 +7,9 @@ use crate::api::{RollingUpdateStatus, State};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::{completing, resting, rolling_back};
+use super::{completing, resting};
 use crate::rollout::build;
-use crate::rollout::decide::{Cause, Turn, other_version};
+use crate::rollout::decide::{Turn, other_version};
 use crate::rollout::model::Observation;
 use crate::rollout::status::Saying;
 use crate::rollout::wish::Wish;
@@ -30,13 +30,9 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         return;
     }
     if wish.orders.outcome == Some(Outcome::Rollback) {
-        let cause = Cause {
-            reason: "RollbackOrdered",
-            message: "spec.control.outcome is Rollback; nothing was touched".into(),
-            by: "spec.control",
-        };
         turn.status.objects = Some(turn.obs.objects.clone());
-        rolling_back::begin(turn, wish, &cause);
+        let message = "spec.control.outcome is Rollback; nothing was touched";
+        turn.say(Saying { by: "spec.control", ..Saying::new(State::RollingBack, "RollbackOrdered", message) });
         return;
     }
     if let Some(version) = already_live(turn.obs, wish)

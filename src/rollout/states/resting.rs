@@ -28,20 +28,39 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         sizing::follow(turn, wish);
     }
     status::refresh(&mut turn.status, turn.obs, other_version(wish).as_ref(), turn.now);
-    if turn.obs.status.state == State::Completed && live(turn.obs).deployment.is_none() {
-        say_gone(turn);
+    if turn.obs.status.state == State::Completed {
+        say_whether_live(turn);
     }
 }
 
-/// Somebody has deleted the version that this update has brought out.
-fn say_gone(turn: &mut Turn<'_>) {
-    let objects = &turn.obs.objects;
-    let message = format!(
-        "Deployment {}, which was live, does not exist any more; scale Deployment {} up to serve again, then raise spec.attempt",
-        objects.new_revision, objects.workload
-    );
-    let (list, generation) = (&mut turn.status.conditions, turn.obs.meta.generation);
-    conditions::set(list, generation, turn.now, READY, Answer::False, "LiveVersionGone", &message);
+/// Reason of Ready=False after somebody has deleted the version that this update has brought out.
+const GONE: &str = "LiveVersionGone";
+
+/// Ready says whether the live version is there; and a fight that is over is not told for ever.
+fn say_whether_live(turn: &mut Turn<'_>) {
+    let (obs, now) = (turn.obs, turn.now);
+    let told = conditions::find(&obs.status.conditions, READY).is_some_and(|c| c.reason == GONE);
+    let objects = &obs.objects;
+    let gone = |what_to_do: String| {
+        (Answer::False, GONE, format!("Deployment {}, which was live, does not exist any more; {what_to_do}", objects.new_revision))
+    };
+    let said = match &live(obs).deployment {
+        None if objects.new_revision == objects.workload => Some(gone("create it again".into())),
+        None => Some(gone(format!("scale Deployment {} up to serve again, then raise spec.attempt", objects.workload))),
+        Some(_) => {
+            let version = obs.status.new_version.clone().unwrap_or_default();
+            told.then(|| (Answer::True, "Completed", format!("version {version} is live")))
+        }
+    };
+    let list = &mut turn.status.conditions;
+    if let Some((answer, reason, message)) = said {
+        conditions::set(list, obs.meta.generation, now, READY, answer, reason, &message);
+    }
+    if !interference::is_recent(&obs.status, now) {
+        conditions::clear(list, CONFLICTING_MANAGER);
+    } else if conditions::find(list, CONFLICTING_MANAGER).is_some() {
+        turn.wake_after(interference::MEMORY);
+    }
 }
 
 /// The RollingUpdate is deleted and holds no traffic: what it still holds goes back, then the object may go.

@@ -13,7 +13,7 @@ use crate::traffic::{apex, gateway};
 
 use super::completing::{delete_services, only_reached, release_apex, restore_routes, unpause};
 use super::deploying::{create_missing_services, pause_only};
-use super::{MUTE_GATEWAY, endpoints, resting, shut};
+use super::{MUTE_GATEWAY, completing, endpoints, resting, shut};
 use crate::rollout::build::is_as_paused;
 use crate::rollout::decide::{BROUGHT_BACK, Cause, REFUSED, Turn, is_another};
 use crate::rollout::model::{Observation, Side, Target, Write};
@@ -123,11 +123,19 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     None
 }
 
+/// Remembered from when the old version was found scaled down until it is whole.
+const GONE: &str = "scaled down";
+
 /// An old version that was scaled down already is scaled up and ready before it gets traffic.
 fn bring_back(turn: &mut Turn<'_>) -> Option<String> {
     let obs = turn.obs;
-    let wanted = obs.status.old_instances.filter(|_| turn.is_late() || cause(turn).0 == BROUGHT_BACK)?;
     let old = obs.old.deployment.as_ref()?;
+    // A write of a leader that was asleep may have scaled it down just as it was decided to go back.
+    let went = (old.replicas == 0 && completing::can_come_back(obs)) || turn.memory.since.contains_key(GONE);
+    let wanted = obs.status.old_instances.filter(|_| turn.is_late() || went || cause(turn).0 == BROUGHT_BACK)?;
+    if went {
+        turn.held(GONE);
+    }
     if old.replicas < wanted {
         let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(wanted))];
         ops.extend(pause_only(old));
@@ -141,6 +149,10 @@ fn bring_back(turn: &mut Turn<'_>) -> Option<String> {
 fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let obs = turn.obs;
     let names = obs.names();
+    if came_from(turn) == Some(State::Pending) {
+        // Nothing was touched, and what is there may be another update's.
+        return None;
+    }
     let stuck = traffic_back(turn, wish);
     hold_workload(turn);
     if let Some(stuck) = stuck {
@@ -154,6 +166,11 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     // At once: a ReplicaSet that was edited is one that its Deployment would replace, if somebody let it go.
     endpoints::tidy(turn);
     if turn.acts() {
+        if !obs.routes.iter().any(|r| gateway::reaches_new(r, names)) {
+            // Somebody takes only the pin away, again and again: what drains goes on draining.
+            turn.keep("drained");
+            turn.keep("restored");
+        }
         return Some("moving all traffic to the old version".into());
     }
     let split = obs.routes.iter().any(|r| gateway::is_split(r, names));
@@ -260,8 +277,12 @@ fn held_for(turn: &mut Turn<'_>, fact: &'static str, wait: Duration, since_decid
 
 /// The new version may have had traffic: not while it was only being deployed.
 fn had_traffic(turn: &Turn<'_>) -> bool {
-    let from = turn.obs.status.history.iter().rev().find(|t| t.to == State::RollingBack).map(|t| t.from);
-    !matches!(from, Some(State::Pending | State::Deploying))
+    !matches!(came_from(turn), Some(State::Pending | State::Deploying))
+}
+
+/// The state in which it was decided to go back.
+fn came_from(turn: &Turn<'_>) -> Option<State> {
+    turn.obs.status.history.iter().rev().find(|t| t.to == State::RollingBack).map(|t| t.from)
 }
 
 /// It is written on the workload that it runs the live version, held by us; somebody else may have let it go since.

@@ -30,7 +30,10 @@ pub fn grow(turn: &mut Turn<'_>, wish: &Wish) {
         scale(turn, new, wanted, "the new version has as many pods as are wanted");
     }
     turn.status.new_instances = Some(wanted);
-    turn.status.old_instances = Some(old_size);
+    // A size of 0 is not one to come back to.
+    if old_size > 0 {
+        turn.status.old_instances = Some(old_size);
+    }
 }
 
 /// At rest: the live version has the size that is asked for.
