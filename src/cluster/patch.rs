@@ -37,6 +37,11 @@ pub fn only_at(meta: &Meta) -> PatchOperation {
     replace("/metadata/resourceVersion", json!(meta.resource_version))
 }
 
+/// Makes the write fail where the object's spec was written since; its status may have been.
+pub fn only_as_specified(meta: &Meta) -> PatchOperation {
+    test("/metadata/generation", json!(meta.generation))
+}
+
 /// A name as a JSON Pointer token.
 pub fn token(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")

@@ -289,6 +289,16 @@ impl Shop {
         Ok(())
     }
 
+    /// Demands that no write of the operator changed nothing. Where others write the same objects, or it is stopped in the
+    /// middle of a request, a write may be refused as outdated; that is all that may happen to it.
+    pub fn no_empty_write(&self) -> anyhow::Result<AuditLog> {
+        let writes = self.rig.writes(&self.namespace)?;
+        ensure!(writes.no_ops().is_empty(), "writes that changed nothing:\n{}", writes.no_ops());
+        let refused = writes.filter(|e| e.code >= 400 && ![409, 422, 504].contains(&e.code));
+        ensure!(refused.is_empty(), "writes that were refused:\n{:#?}", refused.entries());
+        Ok(writes)
+    }
+
     /// Demands that no write of the operator was for nothing.
     pub fn no_wasted_write(&self) -> anyhow::Result<AuditLog> {
         let writes = self.rig.writes(&self.namespace)?;

@@ -179,7 +179,7 @@ async fn a_leader_that_was_asleep_does_nothing(rig: &Arc<Rig>) -> anyhow::Result
     drop(first);
     let requests = shop.no_request_failed().await?;
     shop.nothing_left_but(&["web", "web-2-0-0"]).await?;
-    let writes = shop.no_wasted_write()?;
+    let writes = shop.no_empty_write()?;
     println!("led by each in turn: {requests} requests, 0 failed\n{writes}");
     shop.close().await
 }

@@ -153,7 +153,7 @@ pub fn restore_routes(turn: &mut Turn<'_>) -> Result<(), RouteError> {
     for route in &obs.routes {
         if let Some(mut ops) = gateway::restore(route, obs.names())? {
             // Every weight of a rule is written, by its place: only as it was looked at.
-            ops.push(patch::only_at(&route.meta));
+            ops.push(patch::only_as_specified(&route.meta));
             turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops);
         }
     }

@@ -122,7 +122,7 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
             Ok(None) => {}
             Ok(Some(mut ops)) => {
                 // The route may say the same again when all is over: a write that was held up must not go through.
-                ops.push(patch::only_at(&route.meta));
+                ops.push(patch::only_as_specified(&route.meta));
                 turn.patch("the route names both versions, the new one at 0 %", Kind::HttpRoute, &route.meta, ops);
             }
             Err(e) => return Some(Wait("RouteUnsuitable", e.to_string())),

@@ -117,6 +117,6 @@ pub async fn two_updates_share_a_route(rig: &Arc<Rig>) -> anyhow::Result<()> {
     watching_other.until_state("COMPLETED", LIMIT).await?;
     shop.no_request_failed().await?;
     shop.nothing_left_but(&["web", "other-7-0-0"]).await?;
-    shop.no_wasted_write()?;
+    shop.no_empty_write()?;
     shop.close().await
 }
