@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::endpoints::Service;
 use super::gateway::Plane;
-use super::truth::{self, find, picked, ready_endpoints, version_of, versions_picked};
+use super::truth::{self, find, picked, ready_endpoints, revision_of, revisions_picked};
 use super::world::{Objects, World, int, is_deleting, is_ready, items, owner_uids, selects, strings, text};
 
 /// A broken invariant: its name, and what was seen.
@@ -77,8 +77,8 @@ impl Checker {
             apex: app.into(),
             workload: app.into(),
             apps: apps.clone(),
-            first: workload.map(|w| version_of(w).to_owned()).unwrap_or_default(),
-            live: workload.map(|w| version_of(w).to_owned()).unwrap_or_default(),
+            first: workload.map(|w| revision_of(w).to_owned()).unwrap_or_default(),
+            live: workload.map(|w| revision_of(w).to_owned()).unwrap_or_default(),
             settle,
             drain,
             proxy,
@@ -92,7 +92,7 @@ impl Checker {
             ready: VecDeque::new(),
             orders: VecDeque::new(),
             recorded: (String::new(), world.now),
-            service: Service::new(workload.map_or(0, |w| int(w, "/spec/replicas"))),
+            service: Service::new(workload.map_or(0, |w| int(w, "/spec/replicas")), world.now),
             whole_since: None,
             excused: BTreeMap::new(),
         }
@@ -135,7 +135,7 @@ impl Checker {
 
     fn remember(&mut self, world: &World, plane: &Plane) {
         let (objects, now) = (&world.objects, world.now);
-        let version = |pod: &String| find(objects, Kind::Pod, pod).map(|p| version_of(p).to_owned());
+        let version = |pod: &String| find(objects, Kind::Pod, pod).map(|p| revision_of(p).to_owned());
         let mut reached = BTreeSet::new();
         for backend in plane.routing.values().flatten().flatten().filter(|b| b.weight > 0) {
             reached.extend(plane.pods(backend).into_iter().flatten().filter_map(version));
@@ -154,7 +154,7 @@ impl Checker {
             }
         }
         if self.by_pods {
-            ready = count(truth::all(objects, Kind::Pod).filter(|(_, p)| is_ready(p)).map(|(_, p)| version_of(p).to_owned()));
+            ready = count(truth::all(objects, Kind::Pod).filter(|(_, p)| is_ready(p)).map(|(_, p)| revision_of(p).to_owned()));
         }
         push(&mut self.ready, now, ready, self.slack);
         let update = find(objects, Kind::RollingUpdate, &self.update);
@@ -163,10 +163,9 @@ impl Checker {
         if self.recorded.0 != routing {
             self.recorded = (routing.to_owned(), now);
         }
-        let ready = truth::all(objects, Kind::Pod).filter(|(_, p)| version_of(p) == self.live && is_ready(p)).count();
+        let ready = truth::all(objects, Kind::Pod).filter(|(_, p)| revision_of(p) == self.live && is_ready(p)).count();
         self.whole_since = (ready >= self.service.size).then(|| self.whole_since.unwrap_or(now));
-        let (serving, dead) = (self.in_service(objects), |pod: &str| find(objects, Kind::Pod, pod).is_none_or(|p| !is_ready(p)));
-        self.service.remember(serving, ready_endpoints(objects, &self.apex).len(), dead, now);
+        self.service.remember(self.see(objects), self.slack, now);
     }
 
     /// The live version cannot take everything, or could not a moment ago.
@@ -227,7 +226,7 @@ impl Checker {
 
     /// R11: behind the apex is one version, and which one changes only by the flip.
     fn callers_of_the_service(&self, objects: &Objects, now: Time) -> Checked {
-        let versions = versions_picked(objects, &self.apex);
+        let versions = revisions_picked(objects, &self.apex);
         let state = self.state(objects);
         ensure(picked(objects, &self.apex).iter().any(|p| is_ready(p)), "R10", || format!("Service {} selects no ready pod", self.apex))?;
         if self.by_pods {
@@ -276,7 +275,7 @@ impl Checker {
         }
         let uid = text(workload, "/metadata/uid");
         let filled = truth::all(objects, Kind::ReplicaSet).filter(|(_, s)| owner_uids(s).any(|u| u == uid) && int(s, "/spec/replicas") > 0);
-        let stranger = filled.map(|(_, s)| version_of(s)).find(|v| *v != self.first);
+        let stranger = filled.map(|(_, s)| revision_of(s)).find(|v| *v != self.first);
         ensure(stranger.is_none(), "native", || format!("{} rolls out {stranger:?} by itself", self.workload))
     }
 

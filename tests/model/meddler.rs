@@ -60,7 +60,7 @@ impl Sim {
         let key = Key::new(NS, "web");
         let fields = json!([{"manager": "gitops", "operation": "Apply", "time": stamp(now)}]);
         let (kind, path, wanted, harm): (_, _, _, &[&'static str]) = match meddler.undoes {
-            Undoes::Weights => (Kind::HttpRoute, "rules", self.checkers[0].users_rules["web"].clone(), &[]),
+            Undoes::Weights => (Kind::HttpRoute, "rules", self.checkers[0].users_rules.get("web").cloned().unwrap_or_default(), &[]),
             Undoes::Pin => (Kind::Service, "selector", json!(self.checkers[0].users_selector), &["R11", "share", "pin"]),
             Undoes::Pause => (Kind::Deployment, "paused", json!(false), &["T3"]),
         };

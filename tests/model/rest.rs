@@ -7,7 +7,7 @@ use aether_operator::cluster::facts::Kind;
 use serde_json::Value;
 
 use super::invariants::{Checked, Checker, ensure};
-use super::truth::{self, find, version_of, versions_picked};
+use super::truth::{self, find, revision_of, revisions_picked};
 use super::world::{Objects, int, strings, text};
 
 impl Checker {
@@ -35,13 +35,13 @@ impl Checker {
         }
         for (name, deployment) in truth::all(objects, Kind::Deployment) {
             let here = text(deployment, "/spec/template/metadata/labels/app") == self.workload;
-            let lost = here && self.made.contains(text(deployment, "/metadata/uid")) && version_of(deployment) != self.live;
+            let lost = here && self.made.contains(text(deployment, "/metadata/uid")) && revision_of(deployment) != self.live;
             ensure(!lost || keeps_pin, "leftovers", || format!("Deployment {name} is left; {} is live", self.live))?;
         }
         let workload = find(objects, Kind::Deployment, &self.workload);
         let may_pause = |w: &Value| w.pointer("/spec/paused").is_none() || is_adopted(objects, w);
         ensure(keeps_pause || workload.is_none_or(|w| may_pause(w)), "leftovers", || "the workload is left paused".into())?;
-        let behind = versions_picked(objects, &self.apex);
+        let behind = revisions_picked(objects, &self.apex);
         ensure(behind == BTreeSet::from([self.live.clone()]), "leftovers", || {
             format!("behind the apex is {behind:?}, live is {}", self.live)
         })

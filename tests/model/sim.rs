@@ -191,7 +191,8 @@ impl Sim {
         let reason = reason_of(truth::find(objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref));
         ensure(scenario.says.is_none_or(|wanted| wanted == reason), "end", || format!("it says {reason}"))?;
         let live = &self.checkers[0].live;
-        ensure(scenario.live_at_end.as_ref().is_none_or(|v| v == live), "end", || format!("{live} is live"))?;
+        let is_that = |v: &String| v == live || live.starts_with(&format!("web-{}", v.replace('.', "-")));
+        ensure(scenario.live_at_end.as_ref().is_none_or(is_that), "end", || format!("{live} is live"))?;
         Ok(writes)
     }
 
@@ -202,8 +203,10 @@ impl Sim {
         let version = update.map(|u| text(u, "/status/newVersion").to_owned()).unwrap_or_default();
         let others = truth::all(objects, Kind::RollingUpdate)
             .all(|(_, u)| serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_terminal));
-        let current = update
-            .is_none_or(|u| text(u, "/spec/version") == version && int(u, "/metadata/generation") == int(u, "/status/observedGeneration"));
+        let attempts = |u: &Value| int(u, "/spec/attempt").max(1) == int(u, "/status/attempt");
+        let current = update.is_none_or(|u| {
+            text(u, "/spec/version") == version && attempts(u) && int(u, "/metadata/generation") == int(u, "/status/observedGeneration")
+        });
         let all_played = self.script >= self.scenario.script.len();
         let fits = match self.scenario.goal {
             Goal::State(wanted) => state == Some(wanted),

@@ -24,12 +24,20 @@ pub fn version_of(object: &Value) -> &str {
     tag(at(object, "/spec/template/spec").unwrap_or(&object["spec"]))
 }
 
-/// The version that a Deployment's pods run; its template may have been edited since.
-pub fn version_run<'a>(objects: &'a Objects, deployment: &'a Value) -> &'a str {
+/// What tells it from every other that comes out under the same workload, the same version again too: the label that the
+/// operator's Deployments give their pods; of the user's own, the version.
+pub fn revision_of(object: &Value) -> &str {
+    let labels = at(object, "/spec/template/metadata/labels").or_else(|| at(object, "/metadata/labels"));
+    let revision = labels.and_then(|l| l.get(names::REVISION)).and_then(Value::as_str);
+    revision.unwrap_or_else(|| version_of(object))
+}
+
+/// What the Deployment's pods run; its template may have been edited since.
+pub fn revision_run<'a>(objects: &'a Objects, deployment: &'a Value) -> &'a str {
     let uid = text(deployment, "/metadata/uid");
     let mut filled =
         all(objects, Kind::ReplicaSet).map(|(_, s)| s).filter(|s| owner_uids(s).any(|u| u == uid) && int(s, "/spec/replicas") > 0);
-    filled.next().map_or_else(|| version_of(deployment), version_of)
+    filled.next().map_or_else(|| revision_of(deployment), revision_of)
 }
 
 pub fn is_operators_service(service: &Value) -> bool {
@@ -64,23 +72,23 @@ pub fn picked<'a>(objects: &'a Objects, service: &str) -> Vec<&'a Value> {
     all(objects, Kind::Pod).map(|(_, p)| p).filter(|p| selects(&selector, &strings(p, "/metadata/labels"))).collect()
 }
 
-pub fn versions_picked(objects: &Objects, service: &str) -> BTreeSet<String> {
-    picked(objects, service).into_iter().map(|p| version_of(p).to_owned()).collect()
+pub fn revisions_picked(objects: &Objects, service: &str) -> BTreeSet<String> {
+    picked(objects, service).into_iter().map(|p| revision_of(p).to_owned()).collect()
 }
 
 /// The one version that a Service is for: by its pin, else by its pods.
-pub fn version_behind(objects: &Objects, service: &str) -> Option<String> {
+pub fn revision_behind(objects: &Objects, service: &str) -> Option<String> {
     let selector = strings(find(objects, Kind::Service, service)?, "/spec/selector");
     if let Some(revision) = selector.get(names::REVISION)
         && let Some(deployment) = find(objects, Kind::Deployment, revision)
     {
-        return Some(version_of(deployment).to_owned());
+        return Some(revision_of(deployment).to_owned());
     }
     if let Some(hash) = selector.get(names::POD_TEMPLATE_HASH) {
         let set = all(objects, Kind::ReplicaSet).find(|(_, s)| strings(s, "/metadata/labels").get(names::POD_TEMPLATE_HASH) == Some(hash));
-        return set.map(|(_, s)| version_of(s).to_owned());
+        return set.map(|(_, s)| revision_of(s).to_owned());
     }
-    let mut versions = versions_picked(objects, service).into_iter();
+    let mut versions = revisions_picked(objects, service).into_iter();
     versions.next().filter(|_| versions.next().is_none())
 }
 
@@ -98,22 +106,22 @@ pub fn ready_endpoints(objects: &Objects, service: &str) -> BTreeSet<String> {
 /// One rule's traffic: what goes to Services of the update, by version, and what goes elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shares {
-    pub versions: BTreeMap<String, i64>,
+    pub revisions: BTreeMap<String, i64>,
     pub foreign: i64,
 }
 
 impl Shares {
     pub fn total(&self) -> i64 {
-        self.versions.values().sum()
+        self.revisions.values().sum()
     }
 
     /// Weight of every version but that one.
     pub fn not_of(&self, version: &str) -> i64 {
-        self.versions.iter().filter(|(v, _)| *v != version).map(|(_, w)| w).sum()
+        self.revisions.iter().filter(|(v, _)| *v != version).map(|(_, w)| w).sum()
     }
 
     pub fn of(&self, version: &str) -> i64 {
-        self.versions.get(version).copied().unwrap_or_default()
+        self.revisions.get(version).copied().unwrap_or_default()
     }
 
     /// Whether versions other than `live` get no larger share than that.
@@ -128,7 +136,7 @@ impl Shares {
     }
 
     pub fn is_as(&self, other: &Self) -> bool {
-        self.versions.keys().chain(other.versions.keys()).all(|v| self.of(v) * other.total() == other.of(v) * self.total())
+        self.revisions.keys().chain(other.revisions.keys()).all(|v| self.of(v) * other.total() == other.of(v) * self.total())
     }
 }
 
@@ -154,8 +162,8 @@ pub fn of_backends<'a>(objects: &Objects, apex: &str, backends: impl Iterator<It
         let object = find(objects, Kind::Service, service);
         if service == apex || object.is_some_and(|s| is_version_service_of(s, apex)) {
             concerned = true;
-            let version = version_behind(objects, service).unwrap_or_else(|| format!("nothing behind {service}"));
-            *shares.versions.entry(version).or_default() += weight;
+            let version = revision_behind(objects, service).unwrap_or_else(|| format!("nothing behind {service}"));
+            *shares.revisions.entry(version).or_default() += weight;
         } else {
             shares.foreign += weight;
         }

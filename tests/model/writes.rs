@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::gateway::Plane;
 use super::invariants::{Checked, Checker, ensure};
-use super::truth::{self, Shares, find, picked, version_of, versions_picked};
+use super::truth::{self, Shares, find, picked, revision_of, revisions_picked};
 use super::world::{Objects, int, is_deleting, is_ready, items, strings, text};
 
 /// One write of the operator, and the world around it.
@@ -122,20 +122,27 @@ impl Checker {
         }
         let kept = text(new, "/spec/cleanupPolicy") == "MANUAL";
         let there =
-            |version: &str| truth::all(w.after, Kind::Pod).any(|(_, p)| version_of(p) == version && truth::is_part_of(p, &self.workload));
-        if to == State::Completed && text(new, "/status/newVersion") != self.live {
-            let winner = text(new, "/status/newVersion").to_owned();
+            |version: &str| truth::all(w.after, Kind::Pod).any(|(_, p)| revision_of(p) == version && truth::is_part_of(p, &self.workload));
+        let brought_out = self.brought_out(new);
+        if to == State::Completed && brought_out != self.live {
+            let winner = brought_out.clone();
             ensure(kept || !there(&self.live), "end", || format!("COMPLETED, and pods of {} are there", self.live))?;
-            ensure(versions_picked(w.after, &self.apex).contains(&winner), "end", || {
+            ensure(revisions_picked(w.after, &self.apex).contains(&winner), "end", || {
                 format!("COMPLETED, and callers do not reach {winner}")
             })?;
             self.live = winner;
         }
         if matches!(to, State::RolledBack | State::Failed) {
-            let loser = text(new, "/status/newVersion");
-            ensure(loser == self.live || !there(loser), "end", || format!("{to}, and pods of {loser} are there"))?;
+            let loser = &brought_out;
+            ensure(*loser == self.live || !there(loser), "end", || format!("{to}, and pods of {loser} are there"))?;
         }
         Ok(())
+    }
+
+    /// The revision that an update brings out, by its record.
+    pub fn brought_out(&self, update: &Value) -> String {
+        let name = text(update, "/status/objects/newRevision");
+        if name == self.workload { self.first.clone() } else { name.to_owned() }
     }
 
     /// R2 and "down: weight, confirmed, drain, then capacity", for either version.
@@ -145,7 +152,7 @@ impl Checker {
         if size(new) >= size(Some(old)) {
             return Ok(());
         }
-        let (version, state) = (truth::version_run(w.before, old), self.state(w.before));
+        let (version, state) = (truth::revision_run(w.before, old), self.state(w.before));
         if version == self.live && state.is_terminal() && self.is_asked_for(w, size(new)) {
             return Ok(());
         }
@@ -155,7 +162,7 @@ impl Checker {
         for (rule, shares) in truth::shares(w.before, &self.apex) {
             ensure(shares.of(version) == 0, "R2", || format!("{} was shrunk while rule {rule:?} sends it {shares:?}", w.name))?;
         }
-        ensure(!versions_picked(w.before, &self.apex).contains(version), "R2", || format!("{} was shrunk behind the apex", w.name))?;
+        ensure(!revisions_picked(w.before, &self.apex).contains(version), "R2", || format!("{} was shrunk behind the apex", w.name))?;
         if let Some(reached) = self.reached.get(version) {
             let quiet = (w.now - *reached).to_std().unwrap_or_default();
             let drain = self.drain_of(version);
@@ -195,7 +202,7 @@ impl Checker {
                 format!("{old:?} -> {new:?} changed the endpoints from {before:?} to {after:?}")
             });
         }
-        let to = truth::version_behind(w.after, &self.apex).unwrap_or_default();
+        let to = truth::revision_behind(w.after, &self.apex).unwrap_or_default();
         if to != self.live {
             for (rule, shares) in truth::shares(w.before, &self.apex) {
                 let forced = self.in_force(w, &rule);
@@ -246,7 +253,7 @@ impl Checker {
         ensure(forced.as_ref().is_some_and(|f| f.is_as(was)), "settle", || {
             format!("{rule:?} rose to {now:?} while {forced:?} was in force, not yet {was:?}")
         })?;
-        let new = now.versions.keys().find(|v| **v != self.live).cloned().unwrap_or_default();
+        let new = now.revisions.keys().find(|v| **v != self.live).cloned().unwrap_or_default();
         let all = usize::try_from(find_version(w.after, &new).map_or(1, |d| int(d, "/spec/replicas"))).unwrap();
         let needed = (usize::try_from(now.not_of(&self.live)).unwrap() * all).div_ceil(usize::try_from(now.total()).unwrap());
         let ready = self.ready_lately(&new);
@@ -280,5 +287,5 @@ fn forget_label(object: &mut Value, path: &str) {
 fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
     truth::all(objects, Kind::Deployment)
         .map(|(_, d)| d)
-        .find(|d| truth::version_run(objects, d) == version && int(d, "/spec/replicas") > 0)
+        .find(|d| truth::revision_run(objects, d) == version && int(d, "/spec/replicas") > 0)
 }

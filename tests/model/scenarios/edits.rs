@@ -76,7 +76,7 @@ fn rule(path: &str) -> Value {
     })
 }
 
-fn add_rule(route: &mut Value) {
+pub fn add_rule(route: &mut Value) {
     route["spec"]["rules"].as_array_mut().unwrap().push(rule("/more"));
 }
 

@@ -38,6 +38,8 @@ pub fn all() -> Vec<Scenario> {
             let live = named("the live version is wanted again").when(when(), spec(json!({"version": "1.0.0", "control": null})));
             table.push(live.ends(Goal::State(Completed), "1.0.0"));
         }
+        let again = base("another attempt of what is live").when(When::State(Completed, 3000), spec(json!({"attempt": 2})));
+        table.push(again.when(When::State(Routing, 0), Act::Look));
         let late =
             base("another version after the old one has gone").when(When::State(Completing, 7000), spec(json!({"version": "3.0.0"})));
         table.push(late.ends(Goal::State(Completed), "3.0.0"));
