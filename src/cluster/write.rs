@@ -1,6 +1,7 @@
 //! Every write of the operator: guarded, bounded in time, counted, and its answer taken into the index.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use json_patch::PatchOperation;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
@@ -21,6 +22,10 @@ use super::patch;
 
 /// What an API server says of a JSON Patch that does not fit the object.
 const UNFIT: &str = "the server rejected our request due to an error in our request";
+
+/// How often, and after which pause, it is tried to take back what came too late.
+const TAKES_BACK: usize = 30;
+const TAKE_BACK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a write was not made.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +62,19 @@ impl Writer {
         Self { client, index, leadership, metrics }
     }
 
-    /// Carries out one action.
-    pub async fn act(&self, action: &Action) -> Result<(), WriteError> {
+    /// Carries out one action for that RollingUpdate.
+    pub async fn act(&self, update: &Meta, action: &Action) -> Result<(), WriteError> {
         for check in &action.live {
             self.check(check).await?;
         }
         match &action.write {
             Write::Patch(target, ops) => self.patch(target, ops.clone(), None).await,
-            Write::Create(target, object) => self.create(target, object).await,
+            Write::Create(target, object) => {
+                let (writer, update, at, object) = (self.clone(), update.clone(), target.clone(), object.clone());
+                // Apart: who loses the lead in the middle must still see what became of it.
+                let created = tokio::spawn(async move { writer.create(&update, &at, &object).await });
+                created.await.unwrap_or_else(|broken| Err(WriteError::Later(target.clone(), broken.to_string())))
+            }
             Write::Delete(target, uid) => self.delete(target, uid).await,
             Write::DeleteServices { owner, services } => self.delete_services(owner, services).await,
         }
@@ -101,13 +111,21 @@ impl Writer {
         Ok(())
     }
 
-    async fn create(&self, target: &Target, object: &Value) -> Result<(), WriteError> {
+    async fn create(&self, update: &Meta, target: &Target, object: &Value) -> Result<(), WriteError> {
+        let term = self.leadership.term();
         let api = client::api(&self.client, target.kind, &target.key.namespace);
         let object: DynamicObject =
             serde_json::from_value(object.clone()).map_err(|e| WriteError::Refused(target.clone(), e.to_string()))?;
         let params = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };
         match self.send(target, "create", api.create(&params, &object)).await? {
-            Ok(object) => self.learn(target.kind, object),
+            Ok(object) => {
+                let uid = object.uid().unwrap_or_default();
+                self.learn(target.kind, object);
+                if self.leadership.term() != term {
+                    self.take_back(update, target, &uid).await;
+                    return Err(WriteError::NotLeader);
+                }
+            }
             // It is there: ours by a reply that got lost, or somebody's. The next look tells.
             Err(e) if e.code() == Some(409) => {
                 self.look_again(target).await;
@@ -119,15 +137,31 @@ impl Writer {
         Ok(())
     }
 
+    /// A request that was on its way while another process led may have arrived after its update was rolled back and
+    /// deleted. Then nobody would ever take away what it made, and this is the only write that needs no lead: it touches
+    /// exactly what was just created here. While the update is there it is its leader's to judge.
+    async fn take_back(&self, update: &Meta, target: &Target, uid: &str) {
+        let api = client::api(&self.client, Kind::RollingUpdate, &update.namespace);
+        for _ in 0..TAKES_BACK {
+            match bounded(api.get_opt(&update.name)).await {
+                Ok(Some(object)) if object.uid().as_ref() == Some(&update.uid) => return,
+                Ok(_) => {
+                    tracing::warn!(update = %update.key(), %target, "taking back what was made for an update that is gone");
+                    let api = client::api(&self.client, target.kind, &target.key.namespace);
+                    match self.sent(target, "delete", api.delete(&target.key.name, &exactly(target.kind, uid))).await {
+                        Err(e) if !matches!(e.code(), Some(404 | 409)) => tracing::warn!(%target, error = e.message(), "trying again"),
+                        _ => return,
+                    }
+                }
+                Err(e) => tracing::warn!(update = %update.key(), error = e.message(), "could not look whether it is gone"),
+            }
+            tokio::time::sleep(TAKE_BACK_AGAIN).await;
+        }
+    }
+
     async fn delete(&self, target: &Target, uid: &str) -> Result<(), WriteError> {
         let api = client::api(&self.client, target.kind, &target.key.namespace);
-        let params = DeleteParams {
-            // A Deployment goes after its pods: nothing of it can appear once it is gone.
-            propagation_policy: (target.kind == Kind::Deployment).then_some(PropagationPolicy::Foreground),
-            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        match self.send(target, "delete", api.delete(&target.key.name, &params)).await? {
+        match self.send(target, "delete", api.delete(&target.key.name, &exactly(target.kind, uid))).await? {
             Ok(_) => self.look_again(target).await,
             Err(e) if matches!(e.code(), Some(404 | 409)) => self.look_again(target).await,
             Err(e) if matches!(e.code(), Some(403 | 422)) => return Err(WriteError::Denied(target.clone(), e.message())),
@@ -200,6 +234,16 @@ impl Writer {
         if !self.leadership.is_held() {
             return Err(WriteError::NotLeader);
         }
+        Ok(self.sent(target, verb, call).await)
+    }
+
+    /// Sends one mutating request, and counts it.
+    async fn sent<T>(
+        &self,
+        target: &Target,
+        verb: &'static str,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, CallError> {
         let answer = bounded(call).await;
         let result = match &answer {
             Ok(_) => "ok".to_owned(),
@@ -207,7 +251,7 @@ impl Writer {
         };
         self.metrics.wrote(verb, target.kind.gvk().3, &result);
         tracing::debug!(verb, %target, namespace = target.key.namespace, result, "write");
-        Ok(answer)
+        answer
     }
 
     fn learn(&self, kind: Kind, object: DynamicObject) {
@@ -238,6 +282,16 @@ impl Writer {
             Err(e) => tracing::debug!(%target, error = %e, "could not look again"),
         }
         before != self.index.lock().version(target.kind, &target.key)
+    }
+}
+
+/// How to delete exactly that object.
+fn exactly(kind: Kind, uid: &str) -> DeleteParams {
+    DeleteParams {
+        // A Deployment goes after its pods: nothing of it can appear once it is gone.
+        propagation_policy: (kind == Kind::Deployment).then_some(PropagationPolicy::Foreground),
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
     }
 }
 

@@ -35,7 +35,7 @@ pub async fn apply(writer: &Writer, publisher: &Publisher, obs: &Observation, pl
             continue;
         }
         tracing::info!(update = %obs.meta.key(), why = action.why, "acting");
-        if let Err(error) = writer.act(action).await {
+        if let Err(error) = writer.act(&obs.meta, action).await {
             broken.get_or_insert(error);
         }
     }

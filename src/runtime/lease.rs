@@ -36,16 +36,40 @@ impl From<Duration> for Times {
 
 /// Whether this process may write, to be asked right before it does.
 #[derive(Clone, Debug, Default)]
-pub struct Leadership(Arc<Mutex<Option<Instant>>>);
+pub struct Leadership(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    until: Option<Instant>,
+    /// Counts how often leadership was won.
+    term: u64,
+}
+
+impl Held {
+    fn now(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+}
 
 impl Leadership {
     /// True until the renew deadline of the last renewal.
     pub fn is_held(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+        self.term().is_some()
+    }
+
+    /// While it is held, a number that is another one after every interruption: between two looks that tell the same
+    /// nobody else can have led.
+    pub fn term(&self) -> Option<u64> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.now().then_some(held.term)
     }
 
     fn set(&self, until: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.is_some() && !held.now() {
+            held.term += 1;
+        }
+        held.until = until;
     }
 }
 
@@ -157,5 +181,30 @@ fn won(answer: Result<Lease, CallError>) -> Result<bool, CallError> {
         Ok(_) => Ok(true),
         Err(e) if e.code() == Some(409) => Ok(false),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_ends_with_every_interruption() {
+        let leadership = Leadership::default();
+        let later = || Some(Instant::now() + Duration::from_mins(1));
+        assert_eq!(leadership.term(), None);
+        leadership.set(later());
+        let first = leadership.term();
+        leadership.set(later());
+        assert!(first.is_some() && leadership.term() == first, "a renewal is no interruption");
+        leadership.set(None);
+        assert_eq!(leadership.term(), None);
+        leadership.set(later());
+        let second = leadership.term();
+        assert!(second.is_some() && second != first);
+        // It ran out, as while the process stood still, and was won again before anybody looked.
+        leadership.set(Some(Instant::now()));
+        leadership.set(later());
+        assert!(leadership.term().is_some() && leadership.term() != second);
     }
 }

@@ -54,6 +54,8 @@ impl From<Violation> for End {
 /// A request of a process that stands still.
 pub struct InFlight {
     at: Time,
+    /// The update it is for, by key and UID.
+    update: (Key, String),
     target: Target,
     status: bool,
     call: Box<dyn FnOnce(&mut World) -> bool>,
@@ -61,6 +63,7 @@ pub struct InFlight {
 
 impl Sim {
     pub fn carry_out(&mut self, actions: &[Action], meta: &Meta, status: Option<&RollingUpdateStatus>) -> Result<(), End> {
+        self.at_work = (meta.key(), meta.uid.clone());
         let mut broken = None;
         for action in actions {
             if broken.is_some() && !action.regardless {
@@ -114,7 +117,7 @@ impl Sim {
             Some(Fault::Frozen) => {
                 let at = self.thaws_at();
                 let call = Box::new(move |world: &mut World| call(world).is_ok());
-                self.in_flight.push(InFlight { at, target: target.clone(), status, call });
+                self.in_flight.push(InFlight { at, update: self.at_work.clone(), target: target.clone(), status, call });
                 return Err(End::Crashed);
             }
             Some(Fault::Conflict) => {
@@ -155,10 +158,18 @@ impl Sim {
     pub fn thaw(&mut self) -> Result<(), Violation> {
         let now = self.cluster.world.now;
         while let Some(at) = self.in_flight.iter().position(|f| f.at <= now) {
-            let InFlight { target, status, call, .. } = self.in_flight.remove(at);
+            let InFlight { update: (update, of), target, status, call, .. } = self.in_flight.remove(at);
             self.cluster.world.note(format!("** the write of {target} that was held up goes out"));
+            let uid = |world: &World, kind, key| world.at(kind, key).map(|o| text(o, "/metadata/uid").to_owned());
+            let before = uid(&self.cluster.world, target.kind, &target.key);
             let taken = self.deliver(&target, status, call)?;
             self.cluster.world.note(if taken { ".. and is taken" } else { ".. and is refused" });
+            // As `Writer::take_back`.
+            let made = uid(&self.cluster.world, target.kind, &target.key).filter(|_| before.is_none());
+            if let Some(made) = made.filter(|_| uid(&self.cluster.world, Kind::RollingUpdate, &update).is_none_or(|u| u != of)) {
+                let (kind, key) = (target.kind, target.key.clone());
+                let _ = self.deliver(&target, false, move |world| delete(world, kind, &key, &made))?;
+            }
         }
         Ok(())
     }
@@ -197,11 +208,7 @@ impl Sim {
     fn delete(&mut self, target: &Target, uid: &str) -> Result<(), End> {
         // Gone already, or another object by now: the next look tells.
         let (at, uid) = (target.clone(), uid.to_owned());
-        let _ = self.send(target, false, move |world| match at.kind {
-            // As `Writer::delete`: the Deployment stays until its last pod is gone.
-            Kind::Deployment => world.delete_foreground(at.kind, &at.key, Some(&uid), "OPERATOR"),
-            _ => world.delete(at.kind, &at.key, Some(&uid), "OPERATOR"),
-        })?;
+        let _ = self.send(target, false, move |world| delete(world, at.kind, &at.key, &uid))?;
         self.look_again(target);
         Ok(())
     }
@@ -257,5 +264,13 @@ impl Sim {
         } else if let Some(uid) = self.operator.index.uid(target.kind, &target.key) {
             self.operator.index.delete(target.kind, &target.key, &uid);
         }
+    }
+}
+
+/// As `Writer::delete`: a Deployment stays until its last pod is gone.
+fn delete(world: &mut World, kind: Kind, key: &Key, uid: &str) -> Result<(), Refusal> {
+    match kind {
+        Kind::Deployment => world.delete_foreground(kind, key, Some(uid), "OPERATOR"),
+        _ => world.delete(kind, key, Some(uid), "OPERATOR"),
     }
 }

@@ -62,6 +62,8 @@ pub struct Sim {
     pub faults: Faults,
     pub bug: Option<Bug>,
     pub in_flight: Vec<InFlight>,
+    /// The update that is worked on, by key and UID.
+    pub at_work: (Key, String),
     pub scenario: Scenario,
     /// How far people are with it.
     pub script: usize,
@@ -114,6 +116,7 @@ impl Sim {
         Self {
             checkers: checkers(scenario, &cluster),
             in_flight: Vec::new(),
+            at_work: (Key::new("", ""), String::new()),
             operator: Operator::default(),
             faults: faults.clone(),
             bug,
