@@ -34,6 +34,14 @@ common::tests![
 
 /// What the autoscalers want a pod to work, in millicores.
 const TARGET: f64 = 100.0;
+
+/// Pods that a scale-down takes away serve for longer than a gateway takes to hear of it (2 s, and more where two cores do
+/// everything): as with the preStop hook that such an application needs in any cluster. Of what the operator itself takes
+/// away nothing depends on it; the other tests have pods that leave after 3 s.
+fn patient() -> Value {
+    json!({"testbed.aether.dev/shutdown": "10s"})
+}
+
 /// The controller manager's autoscaler in audit logs.
 const AUTOSCALER: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
 
@@ -76,6 +84,17 @@ async fn until_size(shop: &Shop, deployment: &str, pods: usize) -> anyhow::Resul
     Ok(())
 }
 
+/// Waits until both versions are wanted with that many pods or more, and with the same number.
+async fn both_have_at_least(sizes: &WatchingSizes, pods: i32) -> anyhow::Result<()> {
+    let last = |name: &str| sizes.of(name).last().map_or(0, |(_, size)| *size);
+    let begun = tokio::time::Instant::now();
+    while last("web") < pods || last("web") != last("web-2-0-0") {
+        ensure!(begun.elapsed() < LIMIT, "they have {} and {}, not {pods}", last("web"), last("web-2-0-0"));
+        sleep(Duration::from_millis(250)).await;
+    }
+    Ok(())
+}
+
 fn plain(sizes: &[Size]) -> Vec<i32> {
     sizes.iter().map(|(_, size)| *size).collect()
 }
@@ -102,7 +121,7 @@ fn nothing_for_nothing(shop: &Shop) -> anyhow::Result<AuditLog> {
 }
 
 async fn by_hand_in_the_middle_and_at_rest(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let mut shop = Shop::open(rig, "by-hand", json!({})).await?;
+    let mut shop = Shop::open(rig, "by-hand", patient()).await?;
     shop.start_load()?;
     let sizes = WatchingSizes::start(&rig.bed.client(), &shop.namespace);
     let hold = json!({"control": {"version": "2.0.0", "routing": "1:3"}, "progression": {"steps": ["1:3", "1:0"]}});
@@ -170,7 +189,7 @@ fn always_active(autoscaler: &Watching) -> anyhow::Result<()> {
 }
 
 async fn an_autoscaler_of_the_update_follows_from_version_to_version(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let mut shop = Shop::open(rig, "follows", json!({})).await?;
+    let mut shop = Shop::open(rig, "follows", patient()).await?;
     shop.start_load()?;
     work_for(&shop, 3.5).await?;
     let sizes = WatchingSizes::start(&rig.bed.client(), &shop.namespace);
@@ -188,16 +207,20 @@ async fn an_autoscaler_of_the_update_follows_from_version_to_version(rig: &Arc<R
     shop.patch_update(json!({"version": "2.0.0", "control": {"version": "2.0.0", "routing": "1:3"}})).await?;
     watching.until("a quarter of the traffic", LIMIT, |s| s.place() == "ROUTING 1:3").await?;
     autoscaler.until("5 pods for the rest of the work", LIMIT, pods_wanted(5)).await?;
-    work_for(&shop, 8.2).await?;
-    for deployment in ["web", "web-2-0-0"] {
-        until_size(&shop, deployment, 7).await?;
-    }
+    // Of work for 9.1 pods the old version has that for 7.5. A single figure of an autoscaler may be off, upwards too, and
+    // in the middle of an update nothing shrinks: so at least that.
+    work_for(&shop, 9.1).await?;
+    both_have_at_least(&sizes, 8).await?;
     shop.order(json!({"routing": null})).await?;
     let ended = watching.until_state("COMPLETED", LIMIT).await?;
-    until_size(&shop, "web-2-0-0", 9).await?;
-    ensure!(plain(&sizes.of("web")) == [4, 6, 7, 0], "web had {:?}", sizes.of("web"));
-    let grown = plain(&sizes.of("web-2-0-0"));
-    ensure!(grown.is_sorted() && grown[..2] == [6, 7], "web-2-0-0 had {:?}", sizes.of("web-2-0-0"));
+    work_for(&shop, 9.5).await?;
+    until_size(&shop, "web-2-0-0", 10).await?;
+    let (last, grown) = (sizes.of("web").pop(), plain(&sizes.of("web")));
+    ensure!(last.is_some_and(|(_, size)| size == 0), "web had {grown:?}");
+    ensure!(grown.starts_with(&[4, 6]) && grown[..grown.len() - 1].is_sorted(), "web had {grown:?}");
+    let new = sizes.of("web-2-0-0");
+    let during: Vec<i32> = new.iter().filter(|(at, _)| *at <= ended.at).map(|(_, size)| *size).collect();
+    ensure!(during.first() == Some(&6) && during.is_sorted(), "web-2-0-0 had {new:?}, COMPLETED at {}", ended.at);
     // What is asked right after an update may still be half of the truth; later it is done at once.
     let rested = ended.at + TimeDelta::seconds(65) - Utc::now();
     sleep(rested.to_std().unwrap_or_default()).await;
@@ -232,7 +255,7 @@ fn same_selector(one: &str, other: &str) -> bool {
 }
 
 async fn an_autoscaler_of_the_deployment_is_copied_and_never_fought(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let mut shop = Shop::open(rig, "stays", json!({})).await?;
+    let mut shop = Shop::open(rig, "stays", patient()).await?;
     shop.start_load()?;
     shop.kubectl(&["create", "poddisruptionbudget", "web", "--selector=app=web", "--max-unavailable=1"]).await?;
     let sizes = WatchingSizes::start(&rig.bed.client(), &shop.namespace);
@@ -280,7 +303,7 @@ async fn an_autoscaler_of_the_deployment_is_copied_and_never_fought(rig: &Arc<Ri
 /// An autoscaler leaves a size alone that is about right, and so never takes back what it asked for while it saw half of
 /// the traffic: the pods that carry all of it must not go at once.
 async fn a_steady_load_keeps_its_pods_across_an_update(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let shop = Shop::open(rig, "steady", json!({})).await?;
+    let shop = Shop::open(rig, "steady", patient()).await?;
     let addr = ([127, 0, 0, 1], rig.gateways[1].options().port).into();
     let target = Target::Gateway { addr, host: format!("quick.{}.example", shop.namespace), headers: Vec::new() };
     let load = Load::start(Plan::new(target, RATE))?;
