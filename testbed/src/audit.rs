@@ -7,13 +7,16 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// Requests that ask a question in the form of a creation: they store nothing.
 const QUESTIONS: [&str; 5] =
     ["tokenreviews", "subjectaccessreviews", "localsubjectaccessreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"];
+
+/// So long may a watch be behind.
+const NEWS: TimeDelta = TimeDelta::seconds(5);
 
 /// What a mutating request did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -139,6 +142,19 @@ impl AuditLog {
     #[must_use]
     pub fn no_ops(&self) -> Self {
         self.with_effect(Effect::NoOp)
+    }
+
+    /// Of these, the writes that were refused although nobody else had just written the object: all but those that were
+    /// outdated (409, or 422 for a failed `test`) by a write of another user, which `all` must hold.
+    #[must_use]
+    pub fn refused_for_nothing(&self, all: &Self) -> Self {
+        let same = |a: &Entry, b: &Entry| (&a.resource, &a.namespace, &a.name) == (&b.resource, &b.namespace, &b.name);
+        let outdates = |by: &Entry, refused: &Entry| {
+            let just_before = by.at <= refused.answered && by.answered + NEWS >= refused.at;
+            by.user != refused.user && by.effect == Effect::Changed && same(by, refused) && just_before
+        };
+        let outdated = |e: &Entry| matches!(e.code, 409 | 422) && all.entries.iter().any(|by| outdates(by, e));
+        self.filter(|e| e.code >= 400 && !outdated(e))
     }
 
     /// Number of requests by verb and `resource[/subresource]`.
@@ -366,6 +382,27 @@ mod tests {
         let wanted = [Changed, Changed, NoOp, Changed, NoOp, NoOp, Changed, Conflict, Invalid, Failed, Changed];
         assert_eq!(effects(&log), wanted);
         assert_eq!(log.by_user("op").no_ops().len(), 3);
+    }
+
+    #[test]
+    fn a_refusal_is_for_nothing_unless_another_was_just_faster() {
+        let log = read(
+            &[
+                line(1, "admin", "create", "services", 201, "", "10"),
+                line(2, "op", "patch", "services", 409, "", ""),
+                line(3, "op", "patch", "services", 403, "", ""),
+                line(9, "op", "patch", "services", 422, "", ""),
+                line(10, "op", "patch", "services", 200, "", "11"),
+                line(11, "op", "patch", "deployments", 409, "", ""),
+                line(12, "kubelet", "patch", "services/status", 200, "", "12"),
+                line(13, "op", "patch", "services", 422, "", ""),
+            ],
+            "",
+        );
+        let seconds: Vec<u32> =
+            log.by_user("op").refused_for_nothing(&log).entries().iter().map(|e| chrono::Timelike::second(&e.at)).collect();
+        // 403 is a denial; at 9 nobody else was near; of the Deployment nobody has written.
+        assert_eq!(seconds, [3, 9, 11]);
     }
 
     #[test]

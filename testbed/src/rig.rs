@@ -289,8 +289,8 @@ impl Shop {
         Ok(())
     }
 
-    /// Demands that no write of the operator changed nothing. Where others write the same objects, or it is stopped in the
-    /// middle of a request, a write may be refused as outdated; that is all that may happen to it.
+    /// Demands that no write of the operator changed nothing. Where two updates write the same objects, or it is stopped in
+    /// the middle of a request, a write may be refused as outdated by one of its own; that is all that may happen to it.
     pub fn no_empty_write(&self) -> anyhow::Result<AuditLog> {
         let writes = self.rig.writes(&self.namespace)?;
         ensure!(writes.no_ops().is_empty(), "writes that changed nothing:\n{}", writes.no_ops());
@@ -299,11 +299,11 @@ impl Shop {
         Ok(writes)
     }
 
-    /// Demands that no write of the operator was for nothing.
+    /// Demands that no write of the operator was for nothing: each changed something, or met another's that was faster.
     pub fn no_wasted_write(&self) -> anyhow::Result<AuditLog> {
         let writes = self.rig.writes(&self.namespace)?;
         ensure!(writes.no_ops().is_empty(), "writes that changed nothing:\n{}", writes.no_ops());
-        let refused = writes.filter(|e| e.code >= 400);
+        let refused = writes.refused_for_nothing(&AuditLog::read(&self.rig.bed.audit_log())?.in_namespace(&self.namespace));
         ensure!(refused.is_empty(), "writes that were refused:\n{:#?}", refused.entries());
         Ok(writes)
     }

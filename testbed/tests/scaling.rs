@@ -112,14 +112,6 @@ fn only_the_users(shop: &Shop, resource: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The operator's writes: none left things as they were, and where one was refused the autoscaler had been faster.
-fn nothing_for_nothing(shop: &Shop) -> anyhow::Result<AuditLog> {
-    let writes = shop.rig.writes(&shop.namespace)?;
-    ensure!(writes.no_ops().is_empty(), "writes that changed nothing:\n{}", writes.no_ops());
-    ensure!(writes.with_effect(Effect::Failed).is_empty(), "writes that were refused:\n{writes}");
-    Ok(writes)
-}
-
 async fn by_hand_in_the_middle_and_at_rest(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let mut shop = Shop::open(rig, "by-hand", patient()).await?;
     shop.start_load()?;
@@ -239,7 +231,7 @@ async fn an_autoscaler_of_the_update_follows_from_version_to_version(rig: &Arc<R
     ensure!(by_hash.len() == 1 && by_revision.len() == 1 && by_revision[0].contains("web-2-0-0"), "it asked for {asked:?}");
     ensure!(asked.iter().all(|asked| told.iter().any(|told| same_selector(told, asked))), "it asked for {asked:?}, told were {told:?}");
     only_the_users(&shop, "horizontalpodautoscalers")?;
-    nothing_for_nothing(&shop)?;
+    shop.no_wasted_write()?;
     println!("an autoscaler across an update: 1.0.0 had {old:?}, 2.0.0 had {new:?}; {requests} requests, 0 failed");
     shop.close().await
 }
@@ -283,7 +275,7 @@ async fn an_autoscaler_of_the_deployment_is_copied_and_never_fought(rig: &Arc<Ri
     ensure!(new.is_sorted() && new.first() == Some(&5) && new.last() >= Some(&7), "web-2-0-0 had {new:?}");
     let by_autoscaler = writes_to(&shop, "deployments/scale")?.by_user(AUTOSCALER);
     ensure!(by_autoscaler.len() == old.len() - 2, "the autoscaler wrote again what somebody else had changed:\n{by_autoscaler}");
-    let by_operator = nothing_for_nothing(&shop)?.with_effect(Effect::Changed).filter(|e| e.resource == "deployments");
+    let by_operator = shop.no_wasted_write()?.with_effect(Effect::Changed).filter(|e| e.resource == "deployments");
     ensure!(by_operator.filter(|e| e.name == "web").len() == 2, "not just pause and end:\n{by_operator}");
     ensure!(by_operator.filter(|e| e.name == "web-2-0-0").len() == new.len(), "not just creation and growth:\n{by_operator}");
 

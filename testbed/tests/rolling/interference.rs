@@ -38,7 +38,7 @@ async fn goes_on(mut shop: Shop, watching: &Watching) -> anyhow::Result<()> {
     watching.until_state("COMPLETED", LIMIT).await?;
     shop.no_request_failed().await?;
     shop.nothing_left_but(&["web", "web-2-0-0"]).await?;
-    shop.no_empty_write()?;
+    shop.no_wasted_write()?;
     shop.close().await
 }
 
