@@ -41,12 +41,12 @@ test: build ## Run every test: pure, model, and on a real cluster
 	cargo test -p testbed --doc
 	$(MAKE) --no-print-directory -j2 --output-sync=line under-load with-faults
 
-# Each has clusters of its own, in network namespaces of their own.
+# Each has clusters of its own, in network namespaces of their own; the two take about the same time.
 .PHONY: under-load with-faults
 under-load:
-	cargo test -p testbed --test rolling
+	cargo test -p testbed --test rolling --test gates
 with-faults:
-	cargo test -p testbed --test crash --test gates --test scaling
+	cargo test -p testbed --test crash --test scaling
 
 .PHONY: test-long
 test-long: export AETHER_LONG := 1
