@@ -62,6 +62,8 @@ pub struct Checker {
     pub whole_since: Option<Time>,
     /// What people have broken, and until when it may stay broken.
     pub excused: BTreeMap<&'static str, Time>,
+    /// Deployments that people have deleted.
+    pub deleted: BTreeSet<String>,
 }
 
 /// Excuses everything.
@@ -95,12 +97,21 @@ impl Checker {
             service: Service::new(workload.map_or(0, |w| int(w, "/spec/replicas")), world.now),
             whole_since: None,
             excused: BTreeMap::new(),
+            deleted: BTreeSet::new(),
         }
     }
 
     /// People have broken something: these invariants may not hold until then.
     pub fn excuse(&mut self, names: &[&'static str], until: Time) {
         self.excused.extend(names.iter().map(|name| (*name, until)));
+    }
+
+    /// At least until then.
+    pub fn excuse_until(&mut self, names: &[&'static str], until: Time) {
+        for name in names {
+            let known = self.excused.entry(name).or_insert(until);
+            *known = until.max(*known);
+        }
     }
 
     pub fn unless_excused(&self, checked: Checked, now: Time) -> Checked {
@@ -158,6 +169,7 @@ impl Checker {
         }
         push(&mut self.ready, now, ready, self.slack);
         let update = find(objects, Kind::RollingUpdate, &self.update);
+        self.follow_owner(objects);
         push(&mut self.orders, now, update.map(|u| u["spec"].clone()).unwrap_or_default(), self.slack);
         let routing = update.map_or("", |u| text(u, "/status/routing"));
         if self.recorded.0 != routing {
@@ -166,6 +178,22 @@ impl Checker {
         let ready = truth::all(objects, Kind::Pod).filter(|(_, p)| revision_of(p) == self.live && is_ready(p)).count();
         self.whole_since = (ready >= self.service.size).then(|| self.whole_since.unwrap_or(now));
         self.service.remember(self.see(objects), self.slack, now);
+    }
+
+    /// The workload's own rollout is over: from now on that is the version it runs.
+    fn follow_owner(&mut self, objects: &Objects) {
+        let Some(workload) = find(objects, Kind::Deployment, &self.workload).filter(|_| self.is_let_go(objects)) else { return };
+        let uid = text(workload, "/metadata/uid");
+        let mut filled = truth::all(objects, Kind::ReplicaSet)
+            .map(|(_, s)| s)
+            .filter(|s| owner_uids(s).any(|u| u == uid) && int(s, "/spec/replicas") > 0);
+        if let (Some(one), None) = (filled.next(), filled.next()) {
+            let runs = revision_of(one).to_owned();
+            if self.live == self.first {
+                self.live.clone_from(&runs);
+            }
+            self.first = runs;
+        }
     }
 
     /// The live version cannot take everything, or could not a moment ago.
@@ -226,11 +254,19 @@ impl Checker {
 
     /// R11: behind the apex is one version, and which one changes only by the flip.
     fn callers_of_the_service(&self, objects: &Objects, now: Time) -> Checked {
-        let versions = revisions_picked(objects, &self.apex);
+        let mut versions = revisions_picked(objects, &self.apex);
         let state = self.state(objects);
         ensure(picked(objects, &self.apex).iter().any(|p| is_ready(p)), "R10", || format!("Service {} selects no ready pod", self.apex))?;
         if self.by_pods {
             return self.endpoints(objects, now);
+        }
+        if self.is_let_go(objects) {
+            // What its own rollout goes through is its owner's affair.
+            let own = |p: &&Value| p.pointer("/metadata/labels").is_some_and(|l| l.get(names::REVISION).is_none());
+            let others = picked(objects, &self.apex).into_iter().filter(|p| !own(p)).map(|p| revision_of(p).to_owned()).collect();
+            let rolls = versions.len() > versions.intersection(&others).count();
+            versions = others;
+            versions.extend(rolls.then(|| self.first.clone()));
         }
         ensure(versions.len() <= 1 || state == State::Completed, "R11", || format!("Service {} selects pods of {versions:?}", self.apex))?;
         let may_be_new = matches!(state, State::Completing | State::Completed | State::Pending);
@@ -240,6 +276,13 @@ impl Checker {
             })?;
         }
         Ok(())
+    }
+
+    /// No update is under way or takes care of the workload, and it is not held: an edit of it rolls out by itself.
+    fn is_let_go(&self, objects: &Objects) -> bool {
+        let workload = find(objects, Kind::Deployment, &self.workload);
+        let held = |w: &Value| w.pointer("/spec/paused").is_some() || strings(w, "/metadata/annotations").contains_key(names::ADOPTED);
+        !self.state(objects).is_active() && !workload.is_some_and(|w| held(w))
     }
 
     /// T3: a Deployment is never unpaused while a selector names the hash of its pods, or its ReplicaSet was edited.

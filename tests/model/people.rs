@@ -52,7 +52,11 @@ impl Sim {
                 });
             }
             Act::Change(kind, name, change) => self.change(kind, name, change),
-            Act::Remove(kind, name) => drop(world.delete(kind, &Key::new(NS, name), None, "user")),
+            Act::Remove(kind, name) => {
+                if world.delete(kind, &Key::new(NS, name), None, "user").is_ok() && kind == Kind::Deployment {
+                    self.deleted.insert(name.to_owned());
+                }
+            }
             Act::Restore(kind, name) => drop(world.create(kind, self.scenario.object(kind, name).unwrap(), "user")),
             Act::Doom => {
                 self.checkers.iter_mut().for_each(|c| c.excuse(&[ALL], Time::MAX_UTC));

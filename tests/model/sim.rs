@@ -11,7 +11,7 @@ use super::bugs::Bug;
 use super::controllers::Cluster;
 use super::invariants::{Checker, Violation, ensure};
 use super::operator::Operator;
-use super::requests::{FAULTS, Fault, InFlight};
+use super::requests::{FAULTS, Fault, InFlight, Late};
 use super::rng::Rng;
 use super::scenario::{Goal, Scenario};
 use super::truth;
@@ -62,6 +62,8 @@ pub struct Sim {
     pub faults: Faults,
     pub bug: Option<Bug>,
     pub in_flight: Vec<InFlight>,
+    /// What processes that stood still have created, and look after.
+    pub late: Vec<Late>,
     /// The update that is worked on, by key and UID.
     pub at_work: (Key, String),
     pub scenario: Scenario,
@@ -71,6 +73,10 @@ pub struct Sim {
     pub meddles_at: Time,
     /// When somebody undid what an update stands on.
     pub meddled: Vec<Time>,
+    /// Where that was, which invariants it breaks, and no operator has heard of it yet.
+    pub unheard: Option<(Kind, &'static [&'static str])>,
+    /// Deployments that people have deleted.
+    pub deleted: BTreeSet<String>,
     rng: Rng,
     late_until: Option<Time>,
     fault_rng: Rng,
@@ -116,6 +122,7 @@ impl Sim {
         Self {
             checkers: checkers(scenario, &cluster),
             in_flight: Vec::new(),
+            late: Vec::new(),
             at_work: (Key::new("", ""), String::new()),
             operator: Operator::default(),
             faults: faults.clone(),
@@ -125,6 +132,8 @@ impl Sim {
             since,
             meddles_at: since,
             meddled: Vec::new(),
+            unheard: None,
+            deleted: BTreeSet::new(),
             late_until: None,
             fault_rng: Rng::new(rng.next()),
             faults_end: since + Duration::from_secs(faults.until),
@@ -188,7 +197,8 @@ impl Sim {
         if matches!(scenario.goal, Goal::Held(..)) {
             return Ok(writes);
         }
-        for checker in &self.checkers {
+        for checker in &mut self.checkers {
+            checker.deleted.clone_from(&self.deleted);
             checker.unless_excused(checker.at_rest(objects, scenario.keeps_pin, scenario.keeps_pause), self.cluster.world.now)?;
         }
         let reason = reason_of(truth::find(objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref));
@@ -205,7 +215,7 @@ impl Sim {
         let state = update.map(|_| self.checkers[0].state(objects));
         let version = update.map(|u| text(u, "/status/newVersion").to_owned()).unwrap_or_default();
         let others = truth::all(objects, Kind::RollingUpdate)
-            .all(|(_, u)| serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_terminal));
+            .all(|(n, u)| n == UPDATE || serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_terminal));
         let attempts = |u: &Value| int(u, "/spec/attempt").max(1) == int(u, "/status/attempt");
         let current = update.is_none_or(|u| {
             text(u, "/spec/version") == version && attempts(u) && int(u, "/metadata/generation") == int(u, "/status/observedGeneration")
@@ -215,9 +225,18 @@ impl Sim {
             Goal::State(wanted) => state == Some(wanted),
             Goal::Held(wanted, reason) => return all_played && state == Some(wanted) && reason_of(update) == reason,
             Goal::Gone => state.is_none(),
-            Goal::Over => state.is_none_or(State::is_terminal),
+            Goal::Over => state.is_none_or(State::is_terminal) || self.needs_what_was_deleted(update),
         };
         all_played && others && current && fits
+    }
+
+    /// People have deleted the only version that ran: it is said what they must do before anything can start.
+    fn needs_what_was_deleted(&self, update: Option<&Value>) -> bool {
+        let objects = &self.cluster.world.objects;
+        let checker = &self.checkers[0];
+        let empty = truth::find(objects, Kind::Deployment, &checker.workload).is_some_and(|w| int(w, "/spec/replicas") == 0);
+        let pending = checker.state(objects) == State::Pending && reason_of(update) == "WorkloadNotStable";
+        pending && empty && self.deleted.contains(&checker.live)
     }
 
     fn tick(&mut self, ms: u64) -> Result<(), Violation> {
@@ -225,6 +244,7 @@ impl Sim {
         self.people();
         self.mischief();
         self.meddle()?;
+        self.wait_for_news();
         self.thaw()?;
         let now = self.cluster.world.now;
         if self.cluster.step(&mut self.rng) {

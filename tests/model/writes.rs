@@ -147,7 +147,7 @@ impl Checker {
 
     /// R2 and "down: weight, confirmed, drain, then capacity", for either version.
     fn capacity(&self, w: &Written<'_>, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) -> Checked {
-        let Some(old) = old else { return Ok(()) };
+        let Some(old) = old.filter(|d| text(d, "/spec/template/metadata/labels/app") == self.workload) else { return Ok(()) };
         let size = |d: Option<&Arc<Value>>| d.filter(|d| !is_deleting(d)).map_or(0, |d| int(d, "/spec/replicas"));
         if size(new) >= size(Some(old)) {
             return Ok(());

@@ -137,6 +137,8 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
         return if turn.acts() {
             busy("removing the version Services")
         } else {
+            // With its last word: until then the update may go back.
+            note_live(turn);
             Progress::Done(
                 "OldVersionKept",
                 format!("version {} is live; the old version is kept by cleanupPolicy MANUAL, so the Service stays pinned", wish.version),
@@ -179,8 +181,6 @@ fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
     delete_services(turn);
     let Some(workload) = &obs.workload else { return };
     let checks = only_reached(obs, new_pin);
-    let live =
-        [(names::LIVE, obs.status.new_version.clone().unwrap_or_default()), (names::LIVE_REVISION, obs.objects.new_revision.clone())];
     if obs.old_is_workload() {
         let old = workload;
         let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(0))];
@@ -188,20 +188,32 @@ fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
             // What its template was stays written down: while it is that, scaling up brings the old version back.
             ops.extend(unpause());
         }
-        ops.extend(patch::annotate(&old.meta, &live));
+        ops.extend(patch::annotate(&old.meta, &notes_of_live(obs)));
         turn.act_if(
             "the old version goes, its Deployment stays as the template",
             Write::Patch(Target::of(Kind::Deployment, &old.meta), ops),
             checks,
         );
     } else {
-        if live.iter().any(|(name, value)| workload.meta.annotations.get(*name) != Some(value)) {
-            let why = "which version is live is written on the workload";
-            turn.patch(why, Kind::Deployment, &workload.meta, patch::annotate(&workload.meta, &live));
-        }
+        note_live(turn);
         if let Some(old) = &obs.old.deployment {
             turn.act_if("the old version goes", Write::Delete(Target::of(Kind::Deployment, &old.meta), old.meta.uid.clone()), checks);
         }
+    }
+}
+
+fn notes_of_live(obs: &Observation) -> [(&'static str, String); 2] {
+    [(names::LIVE, obs.status.new_version.clone().unwrap_or_default()), (names::LIVE_REVISION, obs.objects.new_revision.clone())]
+}
+
+/// The workload says which version is live, where it is not retired itself.
+fn note_live(turn: &mut Turn<'_>) {
+    let (obs, live) = (turn.obs, notes_of_live(turn.obs));
+    let is_said = |w: &Deployment| live.iter().all(|(name, value)| w.meta.annotations.get(*name) == Some(value));
+    if let Some(workload) = obs.workload.as_ref().filter(|w| !is_said(w)) {
+        let mut ops = vec![patch::test("/metadata/uid", json!(workload.meta.uid))];
+        ops.extend(patch::annotate(&workload.meta, &live));
+        turn.patch("which version is live is written on the workload", Kind::Deployment, &workload.meta, ops);
     }
 }
 
@@ -264,8 +276,15 @@ pub fn release_apex(turn: &mut Turn<'_>, live: Option<&Pin>, live_is_workload: b
         }
         return None;
     };
+    stay_pinned(turn, live);
+    Some(format!("Service {} stays pinned to the live version, because {why}", apex.meta.name))
+}
+
+/// Pins the apex to the live version. Whether there is one.
+pub fn stay_pinned(turn: &mut Turn<'_>, live: &Pin) -> bool {
+    let Some(apex) = &turn.obs.apex else { return false };
     if !apex::is_pinned_to(apex, live) {
         turn.patch("the Service stays on the live version", Kind::Service, &apex.meta, apex::pin(apex, live));
     }
-    Some(format!("Service {} stays pinned to the live version, because {why}", apex.meta.name))
+    true
 }

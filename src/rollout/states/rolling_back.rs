@@ -136,6 +136,12 @@ fn bring_back(turn: &mut Turn<'_>) -> Option<String> {
     if went {
         turn.held(GONE);
     }
+    if let (Some(apex), Some(new)) = (&obs.apex, obs.new.pin.as_ref().filter(|_| obs.new.ready() > 0))
+        && !apex::is_pinned_to(apex, new)
+    {
+        // It may have been given back already, and then both versions would be behind it.
+        turn.patch("callers of the Service stay on the new version", Kind::Service, &apex.meta, apex::pin(apex, new));
+    }
     if old.replicas < wanted {
         let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(wanted))];
         ops.extend(pause_only(old));
@@ -304,7 +310,11 @@ pub fn release_workload(turn: &mut Turn<'_>) {
     if workload.paused {
         ops.extend(unpause());
     }
-    let notes = [names::PAUSED_TEMPLATE, names::LIVE, names::LIVE_REVISION, names::ADOPTED];
+    let mut notes = vec![names::PAUSED_TEMPLATE, names::ADOPTED];
+    if obs.status.state != State::Completed || is_noted(workload) {
+        // Else it was kept beside the live version, which must still be known.
+        notes.extend([names::LIVE, names::LIVE_REVISION]);
+    }
     ops.extend(patch::clear_annotations(&workload.meta, &notes));
     turn.patch("the workload is the user's again", Kind::Deployment, &workload.meta, ops);
 }
