@@ -62,6 +62,11 @@ impl Writer {
         Self { client, index, leadership, metrics }
     }
 
+    /// The term in which this process leads.
+    pub fn term(&self) -> Option<u64> {
+        self.leadership.term()
+    }
+
     /// Carries out one action for that RollingUpdate.
     pub async fn act(&self, update: &Meta, action: &Action) -> Result<(), WriteError> {
         for check in &action.live {
@@ -215,6 +220,7 @@ impl Writer {
         let (kind, key) = match check {
             LiveCheck::Selector(key, _) => (Kind::Service, key),
             LiveCheck::RouteWithout(key, _) => (Kind::HttpRoute, key),
+            LiveCheck::Unchanged(key, _) => (Kind::RollingUpdate, key),
         };
         let target = Target { kind, key: key.clone() };
         let api = client::api(&self.client, kind, &key.namespace);
@@ -224,6 +230,7 @@ impl Writer {
         let fact = Fact::read(kind, object.clone());
         self.learn(kind, object);
         let holds = match (check, &fact) {
+            (LiveCheck::Unchanged(_, version), fact) => fact.meta().resource_version == *version,
             (LiveCheck::Selector(_, selector), Fact::Service(service)) => service.selector == *selector,
             (LiveCheck::RouteWithout(_, services), Fact::HttpRoute(route)) => {
                 !services.iter().any(|s| crate::traffic::gateway::names_service(route, s))

@@ -182,6 +182,8 @@ pub struct Memory {
     pub denied: Option<String>,
     /// A rollback was decided, whether or not its record could be written yet.
     pub going_back: bool,
+    /// This process has led the update from its start: no other one can be about to write for it.
+    pub from_start: bool,
     /// The ratio that the Service's endpoints are on their way to, in Pods mode.
     pub heading: Option<Ratio>,
 }
@@ -281,13 +283,15 @@ pub fn late_create(status: Option<&RollingUpdateStatus>, created: &Target) -> La
     }
 }
 
-/// What is read live before a destructive write.
+/// What is read live before a write that cannot be taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LiveCheck {
     /// The Service has exactly this selector.
     Selector(Key, BTreeMap<String, String>),
     /// The route names none of these Services.
     RouteWithout(Key, Vec<String>),
+    /// The RollingUpdate is at the version that was looked at: a create has no guard of its own.
+    Unchanged(Key, String),
 }
 
 /// Something people should hear about: an Event.

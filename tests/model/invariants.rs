@@ -39,6 +39,8 @@ pub struct Checker {
     pub proxy: Duration,
     /// Traffic is shifted by the Service's endpoints.
     pub by_pods: bool,
+    /// When there was no route last.
+    pub unrouted: Option<Time>,
     /// How old the operator's knowledge may be.
     pub slack: Duration,
     /// UIDs of what the operator made.
@@ -64,6 +66,10 @@ pub struct Checker {
     pub excused: BTreeMap<&'static str, Time>,
     /// Deployments that people have deleted.
     pub deleted: BTreeSet<String>,
+    /// People have scaled the workload, or made the Service again, when no update was there any more.
+    pub unattended: bool,
+    /// Version Services that there ever were, and whose they are.
+    pub version_services: BTreeMap<String, String>,
 }
 
 /// Excuses everything.
@@ -85,6 +91,7 @@ impl Checker {
             drain,
             proxy,
             by_pods: truth::shares(objects, app).is_empty(),
+            unrouted: None,
             slack: Duration::from_secs(2),
             made: BTreeSet::new(),
             users_rules: rules.collect(),
@@ -98,6 +105,8 @@ impl Checker {
             whole_since: None,
             excused: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            unattended: false,
+            version_services: BTreeMap::new(),
         }
     }
 
@@ -128,6 +137,10 @@ impl Checker {
     pub fn look(&mut self, world: &World, plane: &Plane) -> Checked {
         self.remember(world, plane);
         let objects = &world.objects;
+        if !self.deleted.is_empty() && !truth::all(objects, Kind::Pod).any(|(_, p)| truth::is_part_of(p, &self.workload) && is_ready(p)) {
+            // They have deleted what served; until it is made again, and everybody knows, nobody does.
+            self.excuse_until(&["R1", "R10", "R11"], world.now + self.slack + Duration::from_secs(9));
+        }
         let checks = [
             self.traffic_in_the_api(objects),
             self.traffic_in_force(objects, plane),
@@ -170,6 +183,7 @@ impl Checker {
         push(&mut self.ready, now, ready, self.slack);
         let update = find(objects, Kind::RollingUpdate, &self.update);
         self.follow_owner(objects);
+        self.unrouted = if truth::shares(objects, &self.apex).is_empty() { Some(now) } else { self.unrouted };
         push(&mut self.orders, now, update.map(|u| u["spec"].clone()).unwrap_or_default(), self.slack);
         let routing = update.map_or("", |u| text(u, "/status/routing"));
         if self.recorded.0 != routing {
@@ -256,6 +270,11 @@ impl Checker {
     fn callers_of_the_service(&self, objects: &Objects, now: Time) -> Checked {
         let mut versions = revisions_picked(objects, &self.apex);
         let state = self.state(objects);
+        if state == State::Deploying {
+            // Those that its own rollout has replaced may be ending still.
+            let ending = |p: &&Value| is_deleting(p) && p.pointer("/metadata/labels").is_some_and(|l| l.get(names::REVISION).is_none());
+            versions = picked(objects, &self.apex).into_iter().filter(|p| !ending(p)).map(|p| revision_of(p).to_owned()).collect();
+        }
         ensure(picked(objects, &self.apex).iter().any(|p| is_ready(p)), "R10", || format!("Service {} selects no ready pod", self.apex))?;
         if self.by_pods {
             return self.endpoints(objects, now);
@@ -269,7 +288,12 @@ impl Checker {
             versions.extend(rolls.then(|| self.first.clone()));
         }
         ensure(versions.len() <= 1 || state == State::Completed, "R11", || format!("Service {} selects pods of {versions:?}", self.apex))?;
-        let may_be_new = matches!(state, State::Completing | State::Completed | State::Pending);
+        let update = find(objects, Kind::RollingUpdate, &self.update).map(AsRef::as_ref);
+        // An old version that was just scaled down, or looks whole still, is looked at again before it gets the traffic.
+        let since = update.and_then(|u| text(u, "/status/stateSince").parse::<Time>().ok());
+        let lately = since.is_some_and(|since| now <= since + self.slack + Duration::from_secs(1));
+        let brought_back = lately && super::sim::reason_of(update) == "RollbackAfterScaleDown" && versions.len() == 1;
+        let may_be_new = matches!(state, State::Completing | State::Completed | State::Pending) || brought_back;
         if !may_be_new && (state != State::RollingBack || !self.comes_back(now)) {
             ensure(versions.iter().all(|v| *v == self.live), "R11", || {
                 format!("Service {} selects pods of {versions:?} in {state}; {} is live", self.apex, self.live)

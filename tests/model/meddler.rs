@@ -74,8 +74,15 @@ impl Sim {
         if made && (state != State::Deploying || meddler.undoes != Undoes::Weights) {
             self.meddled.push(now);
         }
+        // It is told of one attempt.
+        let objects = truth::find(&world.objects, Kind::RollingUpdate, UPDATE).map(|u| u["status"]["objects"].to_string() + &u["status"]["attempt"].to_string());
+        if objects.as_ref().is_some_and(|o| *o != self.told_of) {
+            self.told_of = objects.unwrap_or_default();
+            self.meddled.drain(..self.meddled.len().saturating_sub(1));
+        }
         let lately = self.meddled.iter().filter(|at| **at + FIGHT > now).count();
-        ensure(lately <= GIVES_IN_AT || state == State::RollingBack, "fight", || {
+        // What could not be recorded is not known to the next process.
+        ensure(lately <= GIVES_IN_AT + self.lost || state == State::RollingBack, "fight", || {
             format!("{:?} was put back {GIVES_IN_AT} times within {FIGHT:?}, and it goes on in {state}", meddler.undoes)
         })?;
         world.edit(kind, &key, "gitops", |o| {

@@ -1,7 +1,5 @@
 //! How it must be when all is over and quiet.
 
-use std::collections::BTreeSet;
-
 use aether_operator::api::names;
 use aether_operator::cluster::facts::Kind;
 use serde_json::Value;
@@ -26,6 +24,8 @@ impl Checker {
         }
         for ((kind, key), object) in objects {
             let notes = strings(object, "/metadata/annotations");
+            let fenced = notes.contains_key(names::FENCE) && !keeps_pause && !is_adopted(objects, object);
+            ensure(!fenced || keeps_pin, "leftovers", || format!("{} {key} is still marked", kind.gvk().2))?;
             // Where another one is live it only says what scaling up would bring back, or has brought back.
             let elsewhere = notes.get(names::LIVE_REVISION).is_some_and(|live| *live != key.name);
             let held = object.pointer("/spec/paused").is_some() || !elsewhere;
@@ -55,7 +55,9 @@ impl Checker {
             })?;
             return Ok(());
         }
-        ensure(behind == BTreeSet::from([self.live.clone()]), "leftovers", || {
+        // What people did when nobody was there to see it is theirs.
+        let own = |v: &String| *v == self.live || (self.unattended && *v == self.first);
+        ensure(behind.contains(&self.live) && behind.iter().all(own), "leftovers", || {
             format!("behind the apex is {behind:?}, live is {}", self.live)
         })
     }

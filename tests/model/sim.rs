@@ -75,8 +75,9 @@ pub struct Sim {
     pub meddled: Vec<Time>,
     /// Where that was, which invariants it breaks, and no operator has heard of it yet.
     pub unheard: Option<(Kind, &'static [&'static str])>,
-    /// Deployments that people have deleted.
-    pub deleted: BTreeSet<String>,
+    /// The release of which that is told, and how many of its records went wrong.
+    pub told_of: String,
+    pub lost: usize,
     rng: Rng,
     late_until: Option<Time>,
     fault_rng: Rng,
@@ -92,10 +93,11 @@ pub fn run(scenario: &Scenario, faults: &Faults, bug: Option<Bug>, seed: u64) ->
         Ok(writes) => Ok(Report { writes, world: sim.cluster.world }),
         Err(violation) => {
             let Violation(name, what) = &violation;
+            let lines = std::env::var("AETHER_MODEL_STORY").ok().and_then(|l| l.parse().ok()).unwrap_or(70);
             let (timing, late) = (&sim.cluster.timing, &sim.operator.delay);
             let about =
                 format!("scenario {}, seed {seed}, faults {faults:?}, bug {bug:?}, timing {timing:?}, late {late:?}", scenario.name);
-            let story = format!("{name} broken: {what}\n{about}\n{}", sim.cluster.world.story(70));
+            let story = format!("{name} broken: {what}\n{about}\n{}", sim.cluster.world.story(lines));
             Err(Failure { violation, story })
         }
     }
@@ -133,7 +135,8 @@ impl Sim {
             meddles_at: since,
             meddled: Vec::new(),
             unheard: None,
-            deleted: BTreeSet::new(),
+            told_of: String::new(),
+            lost: 0,
             late_until: None,
             fault_rng: Rng::new(rng.next()),
             faults_end: since + Duration::from_secs(faults.until),
@@ -183,8 +186,8 @@ impl Sim {
             self.tick(TICK)?;
         }
         // A smaller size is followed a minute after the end.
-        for _ in 0..16 {
-            self.tick(5000)?;
+        for _ in 0..160 {
+            self.tick(TICK)?;
         }
         let writes = self.operator.writes;
         for _ in 0..60 {
@@ -194,11 +197,11 @@ impl Sim {
         ensure(extra == 0, "rest", || format!("{extra} writes in five minutes of rest"))?;
         ensure(self.is_there(), "rest", || format!("{:?} did not last", self.scenario.goal))?;
         let (objects, scenario) = (&self.cluster.world.objects, &self.scenario);
-        if matches!(scenario.goal, Goal::Held(..)) {
+        let update = truth::find(objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref);
+        if matches!(scenario.goal, Goal::Held(..)) || self.needs_what_was_deleted(update) {
             return Ok(writes);
         }
-        for checker in &mut self.checkers {
-            checker.deleted.clone_from(&self.deleted);
+        for checker in &self.checkers {
             checker.unless_excused(checker.at_rest(objects, scenario.keeps_pin, scenario.keeps_pause), self.cluster.world.now)?;
         }
         let reason = reason_of(truth::find(objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref));
@@ -236,7 +239,9 @@ impl Sim {
         let checker = &self.checkers[0];
         let empty = truth::find(objects, Kind::Deployment, &checker.workload).is_some_and(|w| int(w, "/spec/replicas") == 0);
         let pending = checker.state(objects) == State::Pending && reason_of(update) == "WorkloadNotStable";
-        pending && empty && self.deleted.contains(&checker.live)
+        // Or they have deleted the version that they want to go back to, which they cannot make.
+        let back = checker.state(objects) == State::RollingBack && truth::find(objects, Kind::Deployment, &checker.live).is_none();
+        ((pending && empty) || back) && checker.deleted.contains(&checker.live)
     }
 
     fn tick(&mut self, ms: u64) -> Result<(), Violation> {

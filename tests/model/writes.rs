@@ -30,6 +30,8 @@ impl Checker {
         let (old, new) = (find(w.before, w.kind, w.name), find(w.after, w.kind, w.name));
         if let (None, Some(new)) = (old, new) {
             self.made.insert(text(new, "/metadata/uid").to_owned());
+            let app = self.apps.iter().find(|app| w.kind == Kind::Service && truth::is_version_service_of(new, app));
+            self.version_services.extend(app.map(|app| (w.name.to_owned(), app.clone())));
         }
         self.unless_excused(self.only_ours(w, old, new), w.now)?;
         let checked = match w.kind {
@@ -99,8 +101,8 @@ impl Checker {
         let mut folded: Vec<Value> = Vec::new();
         for backend in items(backends, "") {
             let mut backend = backend.clone();
-            let service = find(w.before, Kind::Service, text(&backend, "/name"));
-            if let Some(app) = service.and_then(|s| self.apps.iter().find(|app| truth::is_version_service_of(s, app))) {
+            // Also of one that somebody has just deleted.
+            if let Some(app) = self.version_services.get(text(&backend, "/name")).filter(|_| self.is_known(w, &backend)) {
                 backend["name"] = json!(app);
             }
             backend["weight"] = Value::Null;
@@ -109,6 +111,12 @@ impl Checker {
             }
         }
         json!(folded)
+    }
+
+    /// People may have a Service of such a name too; then it is no version's.
+    fn is_known(&self, w: &Written<'_>, backend: &Value) -> bool {
+        let service = find(w.before, Kind::Service, text(backend, "/name"));
+        service.is_none_or(|s| truth::is_operators_service(s))
     }
 
     /// R5, and that what an end state says is true.
@@ -120,6 +128,11 @@ impl Checker {
         if from == to || w.name != self.update {
             return Ok(());
         }
+        if to == State::Deploying {
+            // A release that starts while there is no route, because somebody has deleted it, goes by pods to its end.
+            let unrouted = self.unrouted.is_some_and(|at| w.now <= at + self.slack);
+            self.by_pods = text(new, "/status/objects/mode") == "Pods" && (unrouted || self.by_pods);
+        }
         let kept = text(new, "/spec/cleanupPolicy") == "MANUAL";
         let there =
             |version: &str| truth::all(w.after, Kind::Pod).any(|(_, p)| revision_of(p) == version && truth::is_part_of(p, &self.workload));
@@ -127,7 +140,8 @@ impl Checker {
         if to == State::Completed && brought_out != self.live {
             let winner = brought_out.clone();
             ensure(kept || !there(&self.live), "end", || format!("COMPLETED, and pods of {} are there", self.live))?;
-            ensure(revisions_picked(w.after, &self.apex).contains(&winner), "end", || {
+            let gone = find(w.after, Kind::Service, &self.apex).is_none() || self.deleted.contains(&winner);
+            ensure(gone || revisions_picked(w.after, &self.apex).contains(&winner), "end", || {
                 format!("COMPLETED, and callers do not reach {winner}")
             })?;
             self.live = winner;
@@ -196,6 +210,9 @@ impl Checker {
         let (before, after) = (names(w.before), names(w.after));
         let selector = |objects| find(objects, Kind::Service, &self.apex).map(|s| strings(s, "/spec/selector")).unwrap_or_default();
         let (old, new) = (selector(w.before), selector(w.after));
+        if old == new {
+            return Ok(());
+        }
         let whole = |s: &BTreeMap<String, String>| *s == self.users_selector;
         if whole(&old) || whole(&new) {
             return ensure(before.is_empty() || before == after, "pin", || {
@@ -203,10 +220,12 @@ impl Checker {
             });
         }
         let to = truth::revision_behind(w.after, &self.apex).unwrap_or_default();
-        if to != self.live {
+        if to != self.live && !self.by_pods {
             for (rule, shares) in truth::shares(w.before, &self.apex) {
                 let forced = self.in_force(w, &rule);
-                let done = |s: &Shares| s.total() == 0 || s.of(&self.live) == 0;
+                // What nobody has split yet, such as a rule that was just added, goes along when x:0 is on record.
+                let unsplit = truth::names_apex_only(w.before, &rule, &self.apex) && self.on_record().is_all_new();
+                let done = |s: &Shares| s.total() == 0 || s.of(&self.live) == 0 || unsplit;
                 ensure(done(&shares) && forced.as_ref().is_none_or(done), "flip", || {
                     format!("the apex went to {to} while rule {rule:?} says {shares:?}, in force is {forced:?}")
                 })?;
@@ -243,8 +262,9 @@ impl Checker {
             // What is in force is only written down again.
             return Ok(());
         }
-        // A rule that nobody knows yet is born with what is on record.
-        if forced.is_none() && now.is_at_most(&self.live, self.on_record()) {
+        // A rule that nobody knows yet, or that somebody has just written, is born with what is on record.
+        let is_new = forced.is_none() || truth::names_apex_only(w.before, rule, &self.apex);
+        if is_new && now.is_at_most(&self.live, self.on_record()) {
             return Ok(());
         }
         // A step that one route carries already was decided; the others follow without another verdict.

@@ -4,6 +4,7 @@
 //! observation leads to the same next write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use json_patch::PatchOperation;
 use serde_json::json;
@@ -18,7 +19,7 @@ use crate::traffic::gate::{self, Gate};
 use crate::traffic::gateway::{self, RouteError};
 
 use super::shifting::{self, recorded, refused_order};
-use super::{MUTE_GATEWAY, SLOW_GATEWAY, Wait, endpoints, rolling_back, shut, sizing};
+use super::{MUTE_GATEWAY, SLOW_GATEWAY, Wait, endpoints, interference, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, shifted_to};
 use crate::rollout::model::{LiveCheck, Observation, Target, Write, count};
@@ -107,12 +108,14 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     if shown.is_empty() || !shown.iter().all(|p| new_pods.contains(p.as_str())) {
         return busy("waiting for the Service's endpoints to show the new version");
     }
-    let drained = turn.held_for("flipped", wish.old_version_stays());
+    // Where somebody has taken the pin away, the old version was reached until the data plane knew that it is back.
+    let again = if interference::is_recent(&obs.status, turn.now) { wish.settle } else { Duration::ZERO };
+    let drained = turn.held_for("flipped", wish.old_version_stays() + again);
     let split = obs.routes.iter().any(|r| gateway::is_split(r, obs.names()));
     if split && count(shown) < ready {
         return busy("waiting for the Service's endpoints to show all of the new version");
     }
-    if let Err(e) = restore_routes(turn) {
+    if let Err(e) = restore_routes(turn, Some(new_pin)) {
         return Progress::Stuck("RouteUnsuitable", e.to_string());
     }
     if turn.acts() {
@@ -149,14 +152,17 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     busy("removing the old version")
 }
 
-/// Gives every route that is split back as the user wrote it.
-pub fn restore_routes(turn: &mut Turn<'_>) -> Result<(), RouteError> {
+/// Gives every route that is split back as the user wrote it, if the Service that it names then selects that version alone.
+pub fn restore_routes(turn: &mut Turn<'_>, pin: Option<&Pin>) -> Result<(), RouteError> {
     let obs = turn.obs;
+    let selects = || obs.apex.iter().zip(pin).map(|(apex, pin)| LiveCheck::Selector(apex.meta.key(), apex::pinned_selector(apex, pin)));
     for route in &obs.routes {
         if let Some(mut ops) = gateway::restore(route, obs.names())? {
             // Every weight of a rule is written, by its place: only as it was looked at.
             ops.push(patch::only_as_specified(&route.meta));
-            turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops);
+            ops.extend(patch::clear_annotations(&route.meta, &[names::FENCE]));
+            let write = Write::Patch(Target::of(Kind::HttpRoute, &route.meta), ops);
+            turn.act_if("the route says again what the user wrote", write, selects().collect());
         }
     }
     Ok(())
@@ -183,12 +189,14 @@ fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
     let checks = only_reached(obs, new_pin);
     if obs.old_is_workload() {
         let old = workload;
-        let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(0))];
+        // It may look the same again, and a rollback lie in between: a write that was held up must not go through.
+        let mut ops = vec![patch::only_at(&old.meta), patch::replace("/spec/replicas", json!(0))];
         if obs.holds_workload() {
             // What its template was stays written down: while it is that, scaling up brings the old version back.
             ops.extend(unpause());
         }
         ops.extend(patch::annotate(&old.meta, &notes_of_live(obs)));
+        ops.extend(patch::clear_annotations(&old.meta, &[names::FENCE]));
         turn.act_if(
             "the old version goes, its Deployment stays as the template",
             Write::Patch(Target::of(Kind::Deployment, &old.meta), ops),
@@ -209,10 +217,12 @@ fn notes_of_live(obs: &Observation) -> [(&'static str, String); 2] {
 /// The workload says which version is live, where it is not retired itself.
 fn note_live(turn: &mut Turn<'_>) {
     let (obs, live) = (turn.obs, notes_of_live(turn.obs));
-    let is_said = |w: &Deployment| live.iter().all(|(name, value)| w.meta.annotations.get(*name) == Some(value));
+    let is_marked = |w: &Deployment| w.meta.annotations.contains_key(names::FENCE);
+    let is_said = |w: &Deployment| !is_marked(w) && live.iter().all(|(name, value)| w.meta.annotations.get(*name) == Some(value));
     if let Some(workload) = obs.workload.as_ref().filter(|w| !is_said(w)) {
         let mut ops = vec![patch::test("/metadata/uid", json!(workload.meta.uid))];
         ops.extend(patch::annotate(&workload.meta, &live));
+        ops.extend(patch::clear_annotations(&workload.meta, &[names::FENCE]));
         turn.patch("which version is live is written on the workload", Kind::Deployment, &workload.meta, ops);
     }
 }

@@ -10,7 +10,7 @@ use crate::cluster::facts::{Deployment, Kind, Service};
 use crate::cluster::patch;
 use crate::traffic::apex;
 
-use super::{completing, deploying, interference, rolling_back, sizing};
+use super::{SLOW_GATEWAY, completing, deploying, fence, interference, rolling_back, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, keeps_old, other_version};
 use crate::rollout::model::{Observation, Side};
@@ -29,6 +29,9 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
             rolling_back::release_workload(turn);
         }
         sizing::follow(turn, wish);
+    }
+    if !turn.acts() {
+        fence::clear(turn);
     }
     status::refresh(&mut turn.status, turn.obs, other_version(wish).as_ref(), turn.now);
     if turn.obs.status.state == State::Completed {
@@ -76,6 +79,9 @@ pub fn let_go(turn: &mut Turn<'_>) {
         }
     }
     if !turn.acts() {
+        fence::clear(turn);
+    }
+    if !turn.acts() {
         turn.drop_finalizer();
     }
 }
@@ -113,6 +119,10 @@ fn free_from_the_gone(turn: &mut Turn<'_>) {
     let (obs, side) = (turn.obs, live(turn.obs));
     let is_gone = obs.rival.is_none() && side.deployment.is_none() && side.pods.is_empty();
     let to_it = |apex: &&Arc<Service>| is_gone && side.pin.as_ref().is_some_and(|pin| apex::is_pinned_to(apex, pin));
+    if side.deployment.is_none() && !side.pods.is_empty() {
+        // No watch wakes what is COMPLETED when they are gone.
+        turn.wake_after(SLOW_GATEWAY);
+    }
     if let Some(apex) = obs.apex.as_ref().filter(to_it) {
         turn.patch("nobody is left of the version that the Service is pinned to", Kind::Service, &apex.meta, apex::unpin(apex));
     }

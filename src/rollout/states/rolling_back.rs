@@ -13,7 +13,7 @@ use crate::traffic::{apex, gateway};
 
 use super::completing::{delete_services, only_reached, release_apex, restore_routes, unpause};
 use super::deploying::{create_missing_services, pause_only};
-use super::{MUTE_GATEWAY, completing, endpoints, resting, shut};
+use super::{MUTE_GATEWAY, completing, endpoints, fence, interference, resting, shut};
 use crate::rollout::build::is_as_paused;
 use crate::rollout::decide::{BROUGHT_BACK, Cause, REFUSED, Turn, is_another};
 use crate::rollout::model::{Observation, Side, Target, Write};
@@ -28,6 +28,7 @@ pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
         turn.status.routing = Some("0:1".into());
         turn.status.effective_routing = Some("0:1".into());
     }
+    fence::turn_back(turn);
     let message = stuck.map_or_else(|| cause.message.clone(), |s| format!("{}; {s}", cause.message));
     turn.status.step = None;
     turn.say(Saying { by: cause.by, shifted: going_back(), ..Saying::new(State::RollingBack, cause.reason, message) });
@@ -119,6 +120,10 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.ready() > 0) else {
         return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
     };
+    if !obs.new.pin.as_ref().is_some_and(|new| apex::is_pinned_to(apex, new)) {
+        // Somebody has taken the pin away, so the new version may have had traffic; that must be known until it has drained.
+        let _ = interference::put_back(turn, Kind::Service, &apex.meta);
+    }
     turn.patch("callers of the Service go back to the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
     None
 }
@@ -147,7 +152,9 @@ fn bring_back(turn: &mut Turn<'_>) -> Option<String> {
         ops.extend(pause_only(old));
         turn.patch("the old version comes back", Kind::Deployment, &old.meta, ops);
     }
-    let ready = obs.old.ready();
+    // Pods that are about to go may look ready still: what its controller says since it was scaled up counts as well.
+    let seen = if old.observed_generation < old.meta.generation { 0 } else { old.available };
+    let ready = obs.old.ready().min(seen);
     (ready < wanted).then(|| format!("not instant: {ready} of {wanted} pods of the old version are ready"))
 }
 
@@ -196,7 +203,7 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if obs.apex.is_none() && split && !is_abandoned(obs) {
         return Some(format!("Service {} does not exist any more; create it again, the routes need it", obs.objects.service));
     }
-    if let Err(e) = restore_routes(turn) {
+    if let Err(e) = restore_routes(turn, obs.old.pin.as_ref()) {
         return Some(e.to_string());
     }
     if turn.acts() {
@@ -281,9 +288,9 @@ fn held_for(turn: &mut Turn<'_>, fact: &'static str, wait: Duration, since_decid
     }
 }
 
-/// The new version may have had traffic: not while it was only being deployed.
+/// The new version may have had traffic: not while it was only being deployed, unless somebody took the pin away.
 fn had_traffic(turn: &Turn<'_>) -> bool {
-    !matches!(came_from(turn), Some(State::Pending | State::Deploying))
+    !matches!(came_from(turn), Some(State::Pending | State::Deploying)) || interference::is_recent(&turn.obs.status, turn.now)
 }
 
 /// The state in which it was decided to go back.
@@ -310,7 +317,7 @@ pub fn release_workload(turn: &mut Turn<'_>) {
     if workload.paused {
         ops.extend(unpause());
     }
-    let mut notes = vec![names::PAUSED_TEMPLATE, names::ADOPTED];
+    let mut notes = vec![names::PAUSED_TEMPLATE, names::ADOPTED, names::FENCE];
     if obs.status.state != State::Completed || is_noted(workload) {
         // Else it was kept beside the live version, which must still be known.
         notes.extend([names::LIVE, names::LIVE_REVISION]);
