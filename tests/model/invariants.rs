@@ -11,6 +11,7 @@ use super::endpoints::Service;
 use super::gateway::Plane;
 use super::truth::{self, find, picked, ready_endpoints, revision_of, revisions_picked};
 use super::world::{Objects, World, int, is_deleting, is_ready, items, owner_uids, selects, strings, text};
+use super::writes::find_version;
 
 /// A broken invariant: its name, and what was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +191,12 @@ impl Checker {
             self.recorded = (routing.to_owned(), now);
         }
         let ready = truth::all(objects, Kind::Pod).filter(|(_, p)| revision_of(p) == self.live && is_ready(p)).count();
-        self.whole_since = (ready >= self.service.size).then(|| self.whole_since.unwrap_or(now));
+        // Its controller says so, too: pods that are about to go look ready still.
+        let said = find_version(objects, &self.live).is_some_and(|d| {
+            let available = int(d, "/status/availableReplicas") >= i64::try_from(self.service.size).unwrap();
+            available && int(d, "/status/observedGeneration") == int(d, "/metadata/generation")
+        });
+        self.whole_since = (said && ready >= self.service.size).then(|| self.whole_since.unwrap_or(now));
         self.service.remember(self.see(objects), self.slack, now);
     }
 

@@ -75,7 +75,8 @@ impl Sim {
             self.meddled.push(now);
         }
         // It is told of one attempt.
-        let objects = truth::find(&world.objects, Kind::RollingUpdate, UPDATE).map(|u| u["status"]["objects"].to_string() + &u["status"]["attempt"].to_string());
+        let objects = truth::find(&world.objects, Kind::RollingUpdate, UPDATE)
+            .map(|u| u["status"]["objects"].to_string() + &u["status"]["attempt"].to_string());
         if objects.as_ref().is_some_and(|o| *o != self.told_of) {
             self.told_of = objects.unwrap_or_default();
             self.meddled.drain(..self.meddled.len().saturating_sub(1));

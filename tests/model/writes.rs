@@ -264,12 +264,12 @@ impl Checker {
         }
         // A rule that nobody knows yet, or that somebody has just written, is born with what is on record.
         let is_new = forced.is_none() || truth::names_apex_only(w.before, rule, &self.apex);
-        if is_new && now.is_at_most(&self.live, self.on_record()) {
-            return Ok(());
-        }
         // A step that one route carries already was decided; the others follow without another verdict.
         let begun =
             truth::shares(w.before, &self.apex).iter().any(|((route, _), s)| *route != rule.0 && s.not_of(&self.live) > 0 && s.is_as(now));
+        if is_new && (now.is_at_most(&self.live, self.on_record()) || (forced.is_none() && begun)) {
+            return Ok(());
+        }
         ensure(forced.as_ref().is_some_and(|f| f.is_as(was)), "settle", || {
             format!("{rule:?} rose to {now:?} while {forced:?} was in force, not yet {was:?}")
         })?;
@@ -304,7 +304,7 @@ fn forget_label(object: &mut Value, path: &str) {
     }
 }
 
-fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
+pub fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
     truth::all(objects, Kind::Deployment)
         .map(|(_, d)| d)
         .find(|d| truth::revision_run(objects, d) == version && int(d, "/spec/replicas") > 0)

@@ -220,7 +220,7 @@ fn note_live(turn: &mut Turn<'_>) {
     let is_marked = |w: &Deployment| w.meta.annotations.contains_key(names::FENCE);
     let is_said = |w: &Deployment| !is_marked(w) && live.iter().all(|(name, value)| w.meta.annotations.get(*name) == Some(value));
     if let Some(workload) = obs.workload.as_ref().filter(|w| !is_said(w)) {
-        let mut ops = vec![patch::test("/metadata/uid", json!(workload.meta.uid))];
+        let mut ops = vec![patch::only_at(&workload.meta)];
         ops.extend(patch::annotate(&workload.meta, &live));
         ops.extend(patch::clear_annotations(&workload.meta, &[names::FENCE]));
         turn.patch("which version is live is written on the workload", Kind::Deployment, &workload.meta, ops);

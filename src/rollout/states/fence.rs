@@ -59,7 +59,8 @@ fn mark(turn: &mut Turn<'_>, kind: Kind, meta: &Meta) {
 pub fn clear(turn: &mut Turn<'_>) {
     let obs = turn.obs;
     let routes = obs.routes.iter().map(|r| (Kind::HttpRoute, &r.meta));
-    let all = routes.chain(obs.apex.iter().map(|a| (Kind::Service, &a.meta))).chain(obs.workload.iter().map(|w| (Kind::Deployment, &w.meta)));
+    let all =
+        routes.chain(obs.apex.iter().map(|a| (Kind::Service, &a.meta))).chain(obs.workload.iter().map(|w| (Kind::Deployment, &w.meta)));
     for (kind, meta) in all.filter(|(_, meta)| meta.annotations.contains_key(names::FENCE)) {
         let mut ops = vec![patch::test("/metadata/uid", json!(meta.uid))];
         ops.extend(patch::clear_annotations(meta, &[names::FENCE]));

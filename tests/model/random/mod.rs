@@ -21,7 +21,8 @@ pub fn random(seed: u64) -> (Scenario, Faults) {
     let mut scenario = cluster(&mut rng, kills);
     let policy = rng.pick(&["IMMEDIATE", "IMMEDIATE", "IMMEDIATE", "GRACE_PERIOD", "MANUAL"]);
     let manual = policy == "MANUAL";
-    let mut people = People { approvals: rng.percent(10), versions: if manual { 1 } else { VERSIONS.len() }, version: 0, attempt: 1, first: false };
+    let mut people =
+        People { approvals: rng.percent(10), versions: if manual { 1 } else { VERSIONS.len() }, version: 0, attempt: 1, first: false };
     scenario = Scenario { keeps_pin: manual, keeps_pause: manual, ..scenario }.with("cleanupPolicy", json!(policy));
     if people.approvals {
         scenario.updates[0]["spec"]["requireManualApproval"] = json!(true);
