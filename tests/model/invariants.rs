@@ -138,7 +138,8 @@ impl Checker {
     pub fn look(&mut self, world: &World, plane: &Plane) -> Checked {
         self.remember(world, plane);
         let objects = &world.objects;
-        if !self.deleted.is_empty() && !truth::all(objects, Kind::Pod).any(|(_, p)| truth::is_part_of(p, &self.workload) && is_ready(p)) {
+        let serves = |app: &String| truth::all(objects, Kind::Pod).any(|(_, p)| truth::is_part_of(p, app) && is_ready(p));
+        if !self.deleted.is_empty() && !self.apps.iter().all(serves) {
             // They have deleted what served; until it is made again, and everybody knows, nobody does.
             self.excuse_until(&["R1", "R10", "R11"], world.now + self.slack + Duration::from_secs(9));
         }

@@ -240,8 +240,12 @@ impl Sim {
         let empty = truth::find(objects, Kind::Deployment, &checker.workload).is_some_and(|w| int(w, "/spec/replicas") == 0);
         let pending = checker.state(objects) == State::Pending && reason_of(update) == "WorkloadNotStable";
         // Or they have deleted the version that they want to go back to, which they cannot make.
-        let back = checker.state(objects) == State::RollingBack && truth::find(objects, Kind::Deployment, &checker.live).is_none();
-        ((pending && empty) || back) && checker.deleted.contains(&checker.live)
+        let is_told = checker.state(objects) == State::RollingBack || reason_of(update) == "OldVersionGone";
+        let back = is_told && truth::find(objects, Kind::Deployment, &checker.live).is_none();
+        // Or the one that had taken over: they are told to order the rollback.
+        let new = update.is_some_and(|u| checker.deleted.contains(&checker.brought_out(u)));
+        let ahead = checker.state(objects) == State::Completing && reason_of(update) == "NewVersionGone" && new;
+        (((pending && empty) || back) && checker.deleted.contains(&checker.live)) || ahead
     }
 
     fn tick(&mut self, ms: u64) -> Result<(), Violation> {

@@ -93,7 +93,8 @@ impl Checker {
 
     /// Whether a pod or a ReplicaSet belongs to a workload with updates in Pods mode.
     fn is_ours(&self, object: &Value) -> bool {
-        self.by_pods && self.apps.iter().any(|app| truth::is_part_of(object, app))
+        // Those of another workload are its own checker's.
+        self.apps.iter().any(|app| truth::is_part_of(object, app) && (self.by_pods || *app != self.workload))
     }
 
     /// Backends with the version Services folded into the apex and without weights: what is the user's.
@@ -102,7 +103,7 @@ impl Checker {
         for backend in items(backends, "") {
             let mut backend = backend.clone();
             // Also of one that somebody has just deleted.
-            if let Some(app) = self.version_services.get(text(&backend, "/name")).filter(|_| self.is_known(w, &backend)) {
+            if let Some(app) = self.version_services.get(text(&backend, "/name")).filter(|_| Self::is_known(w, &backend)) {
                 backend["name"] = json!(app);
             }
             backend["weight"] = Value::Null;
@@ -114,7 +115,7 @@ impl Checker {
     }
 
     /// People may have a Service of such a name too; then it is no version's.
-    fn is_known(&self, w: &Written<'_>, backend: &Value) -> bool {
+    fn is_known(w: &Written<'_>, backend: &Value) -> bool {
         let service = find(w.before, Kind::Service, text(backend, "/name"));
         service.is_none_or(|s| truth::is_operators_service(s))
     }
@@ -139,12 +140,12 @@ impl Checker {
         let brought_out = self.brought_out(new);
         if to == State::Completed && brought_out != self.live {
             let winner = brought_out.clone();
-            ensure(kept || !there(&self.live), "end", || format!("COMPLETED, and pods of {} are there", self.live))?;
+            let loser = std::mem::replace(&mut self.live, winner.clone());
+            ensure(kept || !there(&loser), "end", || format!("COMPLETED, and pods of {loser} are there"))?;
             let gone = find(w.after, Kind::Service, &self.apex).is_none() || self.deleted.contains(&winner);
             ensure(gone || revisions_picked(w.after, &self.apex).contains(&winner), "end", || {
                 format!("COMPLETED, and callers do not reach {winner}")
             })?;
-            self.live = winner;
         }
         if matches!(to, State::RolledBack | State::Failed) {
             let loser = &brought_out;
@@ -179,7 +180,7 @@ impl Checker {
         ensure(!revisions_picked(w.before, &self.apex).contains(version), "R2", || format!("{} was shrunk behind the apex", w.name))?;
         if let Some(reached) = self.reached.get(version) {
             let quiet = (w.now - *reached).to_std().unwrap_or_default();
-            let drain = self.drain_of(version);
+            let drain = self.drain_of(version, truth::shares(w.before, &self.apex).is_empty());
             ensure(quiet >= drain, "drain", || {
                 format!("{} was shrunk {quiet:?} after traffic could last reach {version}; drain is {drain:?}", w.name)
             })?;
@@ -197,9 +198,10 @@ impl Checker {
 
     /// In Pods mode kept-alive callers leave only when the pods do, so a version that goes back does not wait for them.
     /// And the time that kube-proxy takes is part of it.
-    fn drain_of(&self, version: &str) -> Duration {
+    /// So it is where nobody has a route any more.
+    fn drain_of(&self, version: &str, unrouted: bool) -> Duration {
         let drain = if self.by_pods && version != self.live { self.settle } else { self.drain };
-        if self.by_pods { drain.saturating_sub(self.proxy) } else { drain }
+        if self.by_pods || unrouted { drain.saturating_sub(self.proxy) } else { drain }
     }
 
     /// The pin changes nothing, the flip comes after x:0 is in force, and nobody is left without endpoints.

@@ -247,6 +247,10 @@ fn release(turn: &mut Turn<'_>) -> Progress {
     let obs = turn.obs;
     delete_services(turn);
     if !obs.old.pods.is_empty() {
+        if let Some(pin) = obs.new.pin.as_ref().filter(|_| obs.new.ready() > 0) {
+            // Somebody may take the pin away while they are there.
+            stay_pinned(turn, pin);
+        }
         return Progress::Busy(format!("{} pods of the old version are still ending", obs.old.pods.len()));
     }
     let version = obs.status.new_version.clone().unwrap_or_default();

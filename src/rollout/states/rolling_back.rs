@@ -16,7 +16,7 @@ use super::deploying::{create_missing_services, pause_only};
 use super::{MUTE_GATEWAY, completing, endpoints, fence, interference, resting, shut};
 use crate::rollout::build::is_as_paused;
 use crate::rollout::decide::{BROUGHT_BACK, Cause, REFUSED, Turn, is_another};
-use crate::rollout::model::{Observation, Side, Target, Write};
+use crate::rollout::model::{LiveCheck, Observation, Side, Target, Write};
 use crate::rollout::status::Saying;
 use crate::rollout::wish::Wish;
 
@@ -323,7 +323,10 @@ pub fn release_workload(turn: &mut Turn<'_>) {
         notes.extend([names::LIVE, names::LIVE_REVISION]);
     }
     ops.extend(patch::clear_annotations(&workload.meta, &notes));
-    turn.patch("the workload is the user's again", Kind::Deployment, &workload.meta, ops);
+    // Never while a selector names the hash of its pods: another process may have pinned the Service again.
+    let selects = obs.apex.iter().map(|apex| LiveCheck::Selector(apex.meta.key(), apex.selector.clone())).collect();
+    let write = Write::Patch(Target::of(Kind::Deployment, &workload.meta), ops);
+    turn.act_if("the workload is the user's again", write, selects);
 }
 
 /// A Deployment of ours that was paused for Pods mode goes on.
