@@ -5,6 +5,10 @@ mod small_world;
 
 use std::time::Duration;
 
+use aether_operator::api::rolling_update::Objects;
+use aether_operator::api::{RollingUpdateStatus, State};
+use aether_operator::cluster::facts::{Key, Kind};
+use aether_operator::rollout::model::{LateCreate, Target, late_create};
 use rstest::rstest;
 use serde_json::json;
 use small_world::{Seen, line, now, seen};
@@ -76,13 +80,15 @@ use small_world::{Seen, line, now, seen};
 #[case::no_end_before_the_gateway_follows(Seen { apex: "new", acknowledged: 4, routing: "1:0", weights: None, held: &[("flipped", 60), ("restored", 60), ("silent", 2)], ..seen("COMPLETING") }, "COMPLETING (WaitingForGateway)")]
 #[case::retire(Seen { apex: "new", routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "delete 2 Services, scale web, COMPLETING (Completing)")]
 #[case::grace_period(Seen { spec: json!({"cleanupPolicy": "GRACE_PERIOD"}), apex: "new", routing: "1:0", weights: None, held: &[("flipped", 299), ("restored", 299)], ..seen("COMPLETING") }, "COMPLETING (Completing)")]
-#[case::keep(Seen { spec: json!({"cleanupPolicy": "MANUAL"}), apex: "new", services: false, routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "COMPLETED (OldVersionKept)")]
+#[case::keep(Seen { spec: json!({"cleanupPolicy": "MANUAL"}), apex: "new", services: false, routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "note web, COMPLETED (OldVersionKept)")]
 #[case::unpin_last(Seen { old: 0, retired: true, paused: false, services: false, apex: "new", routing: "1:0", weights: None, ..seen("COMPLETING") }, "unpin web, COMPLETING (Completing)")]
 #[case::completed(Seen { old: 0, retired: true, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETING") }, "COMPLETED (Completed)")]
 #[case::too_late_to_go_back(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), old: 0, retired: true, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETING") }, "COMPLETED (Completed)")]
 // Going back
 #[case::weights_before_the_record(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "weigh web, ROLLING_BACK (RollbackOrdered)")]
 #[case::one_patch_of_the_apex_after_the_flip(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), apex: "new", routing: "1:0", weights: None, ..seen("COMPLETING") }, "pin web, ROLLING_BACK (RollbackOrdered)")]
+#[case::what_another_process_was_about_to_write_is_shut_out(Seen { took_over: true, spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), ..seen("DEPLOYED") }, "mark web, mark web, mark web, ROLLING_BACK (RollbackOrdered)")]
+#[case::where_the_way_back_writes_anyway_that_does(Seen { took_over: true, spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "weigh web, mark web, mark web, ROLLING_BACK (RollbackOrdered)")]
 #[case::superseded(Seen { spec: json!({"version": "3.0.0"}), routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "weigh web, ROLLING_BACK (Superseded)")]
 #[case::deleted(Seen { deleting: true, routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "weigh web, ROLLING_BACK (Deleted)")]
 #[case::the_new_version_drains(Seen { rollback: "RollbackOrdered", held: &[("drained", 39)], ..seen("ROLLING_BACK") }, "ROLLING_BACK (RollbackOrdered)")]
@@ -97,7 +103,9 @@ use small_world::{Seen, line, now, seen};
 #[case::rolled_back(Seen { rollback: "RollbackOrdered", paused: false, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "ROLLED_BACK (RollbackOrdered)")]
 #[case::failed(Seen { rollback: "RefusedByApiServer", paused: false, weights: None, new: None, services: false, apex: "user", ..seen("ROLLING_BACK") }, "FAILED (RefusedByApiServer)")]
 #[case::no_traffic_onto_a_dead_old_version(Seen { old: 0, spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), routing: "1:1", weights: Some((1, 1)), ..seen("ROUTING") }, "ROLLING_BACK (RollbackOrdered)")]
+#[case::not_behind_a_service_that_was_given_back(Seen { rollback: "RollbackAfterScaleDown", old: 0, retired: true, services: false, apex: "user", weights: None, ..seen("ROLLING_BACK") }, "flip web, scale web, ROLLING_BACK (RollbackAfterScaleDown)")]
 // At rest
+#[case::no_pin_to_what_somebody_has_deleted(Seen { new: None, apex: "new", spec: json!({}), state: "COMPLETED", ..at_rest() }, "unpin web, COMPLETED (LiveVersionGone)")]
 #[case::fewer_pods_not_at_once(Seen { since: 59, ..at_rest() }, "COMPLETED ()")]
 #[case::fewer_pods(Seen { since: 60, ..at_rest() }, "scale web-2-0-0, COMPLETED ()")]
 #[case::more_pods_at_once(Seen { since: 1, spec: json!({"instances": 3}), autoscaled: true, ..at_rest() }, "scale web-2-0-0, COMPLETED ()")]
@@ -106,6 +114,26 @@ use small_world::{Seen, line, now, seen};
 #[case::what_it_asks_for_at_rest_is_done(Seen { since: 60, autoscaled: true, held: &[("as many pods as asked for", 1)], ..at_rest() }, "scale web-2-0-0, COMPLETED ()")]
 fn decision(#[case] seen: Seen, #[case] wanted: &str) {
     assert_eq!(line(&seen.plan()), wanted);
+}
+
+/// What is created by a process that stood still, in every state.
+#[rstest]
+#[case(None, "web-2-0-0", LateCreate::Goes)]
+#[case(Some(State::Deploying), "web-2-0-0", LateCreate::Stays)]
+#[case(Some(State::Routing), "web-2-0-0", LateCreate::Stays)]
+#[case(Some(State::Routing), "web-3-0-0", LateCreate::Goes)]
+#[case(Some(State::RollingBack), "web-2-0-0", LateCreate::Waits)]
+#[case(Some(State::RolledBack), "web-2-0-0", LateCreate::Goes)]
+#[case(Some(State::Completed), "web-2-0-0", LateCreate::Stays)]
+#[case(Some(State::Pending), "web-2-0-0", LateCreate::Goes)]
+fn a_late_create(#[case] state: Option<State>, #[case] name: &str, #[case] wanted: LateCreate) {
+    let objects = Objects { new_revision: "web-2-0-0".into(), old_service: "web-1-0-0".into(), ..Objects::default() };
+    let status = state.map(|state| RollingUpdateStatus { state, objects: Some(objects), ..RollingUpdateStatus::default() });
+    let created = |kind| Target { kind, key: Key::new("shop", name) };
+    assert_eq!(late_create(status.as_ref(), &created(Kind::Deployment)), wanted);
+    // A version Service is nobody's when all is over.
+    let service = if state == Some(State::Completed) { LateCreate::Goes } else { wanted };
+    assert_eq!(late_create(status.as_ref(), &created(Kind::Service)), service);
 }
 
 #[test]

@@ -20,6 +20,9 @@ pub const PAUSED_TEMPLATE: &str = "aether.dev/paused-template";
 pub const BUILT_FROM: &str = "aether.dev/built-from";
 /// Annotation on the workload: the RollingUpdate that keeps it paused while it runs the live version.
 pub const ADOPTED: &str = "aether.dev/adopted-by";
+/// Annotation on what a process that took over in the middle has turned round with: what its predecessor was about to
+/// write there is refused. It goes with the pin, the pause and the split.
+pub const FENCE: &str = "aether.dev/fence";
 /// Label on the pods that the apex sends traffic to between 0 % and 100 % in Pods mode; its value is the new revision.
 pub const SERVING: &str = "aether.dev/serving";
 /// The label the Deployment controller puts on the pods of each ReplicaSet.

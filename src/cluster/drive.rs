@@ -53,6 +53,8 @@ pub struct Context {
 /// Between two looks at an object.
 #[derive(Clone, Debug, Default)]
 struct Kept {
+    /// The term of leading in which that was.
+    term: Option<u64>,
     memory: Memory,
     failures: u32,
 }
@@ -121,6 +123,11 @@ pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
 /// Decides and applies until there is nothing more to do now.
 async fn work(context: Context, key: Key, mut kept: Kept) -> Done {
     let mut wrote = false;
+    let term = context.writer.term();
+    if kept.term != term {
+        // Another process may have led in between.
+        kept = Kept { term, ..Kept::default() };
+    }
     for _ in 0..TURNS {
         let Some(obs) = observe(&context.index.lock(), &key) else {
             return Done { key, kept: Kept::default(), again: None, wrote };

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::api::{RollingUpdateStatus, names};
 use crate::rollout::build::Owner;
-use crate::rollout::model::{Action, LiveCheck, Target, Write, is_service_of};
+use crate::rollout::model::{Action, LateCreate, LiveCheck, Target, Write, is_service_of, late_create};
 use crate::runtime::lease::Leadership;
 use crate::runtime::metrics::Metrics;
 
@@ -60,6 +60,11 @@ impl Writer {
     /// A writer that writes only while `leadership` is held.
     pub fn new(client: Client, index: Arc<SharedIndex>, leadership: Leadership, metrics: Metrics) -> Self {
         Self { client, index, leadership, metrics }
+    }
+
+    /// The term in which this process leads.
+    pub fn term(&self) -> Option<u64> {
+        self.leadership.term()
     }
 
     /// Carries out one action for that RollingUpdate.
@@ -137,23 +142,32 @@ impl Writer {
         Ok(())
     }
 
-    /// A request that was on its way while another process led may have arrived after its update was rolled back and
-    /// deleted. Then nobody would ever take away what it made, and this is the only write that needs no lead: it touches
-    /// exactly what was just created here. While the update is there it is its leader's to judge.
+    /// A request that was on its way while another process led may have arrived when its update wanted it no more. Then
+    /// nobody would ever take away what it made, and this is the only write that needs no lead: it touches exactly what
+    /// was just created here. While the update wants it, it is its leader's to judge.
     async fn take_back(&self, update: &Meta, target: &Target, uid: &str) {
         let api = client::api(&self.client, Kind::RollingUpdate, &update.namespace);
         for _ in 0..TAKES_BACK {
-            match bounded(api.get_opt(&update.name)).await {
-                Ok(Some(object)) if object.uid().as_ref() == Some(&update.uid) => return,
-                Ok(_) => {
-                    tracing::warn!(update = %update.key(), %target, "taking back what was made for an update that is gone");
-                    let api = client::api(&self.client, target.kind, &target.key.namespace);
-                    match self.sent(target, "delete", api.delete(&target.key.name, &exactly(target.kind, uid))).await {
-                        Err(e) if !matches!(e.code(), Some(404 | 409)) => tracing::warn!(%target, error = e.message(), "trying again"),
-                        _ => return,
-                    }
+            let call = match bounded(api.get_opt(&update.name)).await {
+                Ok(found) => {
+                    let same = found.filter(|object| object.uid().as_ref() == Some(&update.uid));
+                    late_create(same.map(|object| status_of(&object)).as_ref(), target)
                 }
-                Err(e) => tracing::warn!(update = %update.key(), error = e.message(), "could not look whether it is gone"),
+                Err(e) => {
+                    tracing::warn!(update = %update.key(), error = e.message(), "could not look whether it is wanted");
+                    LateCreate::Waits
+                }
+            };
+            if call == LateCreate::Stays {
+                return;
+            }
+            if call == LateCreate::Goes {
+                tracing::warn!(update = %update.key(), %target, "taking back what was made for an update that does not want it any more");
+                let api = client::api(&self.client, target.kind, &target.key.namespace);
+                match self.sent(target, "delete", api.delete(&target.key.name, &exactly(target.kind, uid))).await {
+                    Err(e) if !matches!(e.code(), Some(404 | 409)) => tracing::warn!(%target, error = e.message(), "trying again"),
+                    _ => return,
+                }
             }
             tokio::time::sleep(TAKE_BACK_AGAIN).await;
         }
@@ -206,6 +220,7 @@ impl Writer {
         let (kind, key) = match check {
             LiveCheck::Selector(key, _) => (Kind::Service, key),
             LiveCheck::RouteWithout(key, _) => (Kind::HttpRoute, key),
+            LiveCheck::Unchanged(key, _) => (Kind::RollingUpdate, key),
         };
         let target = Target { kind, key: key.clone() };
         let api = client::api(&self.client, kind, &key.namespace);
@@ -215,6 +230,7 @@ impl Writer {
         let fact = Fact::read(kind, object.clone());
         self.learn(kind, object);
         let holds = match (check, &fact) {
+            (LiveCheck::Unchanged(_, version), fact) => fact.meta().resource_version == *version,
             (LiveCheck::Selector(_, selector), Fact::Service(service)) => service.selector == *selector,
             (LiveCheck::RouteWithout(_, services), Fact::HttpRoute(route)) => {
                 !services.iter().any(|s| crate::traffic::gateway::names_service(route, s))
@@ -283,6 +299,11 @@ impl Writer {
         }
         before != self.index.lock().version(target.kind, &target.key)
     }
+}
+
+/// What an update says of itself; nothing, where it cannot be read.
+fn status_of(update: &DynamicObject) -> RollingUpdateStatus {
+    update.data.get("status").cloned().and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default()
 }
 
 /// How to delete exactly that object.

@@ -148,7 +148,8 @@ impl<'a> Turn<'a> {
     fn new(obs: &'a Observation, memory: &'a Memory, now: Time) -> Self {
         // What was refused counts for the attempt it was refused in.
         let refused = if obs.status.state.is_active() { memory.refused.clone() } else { <_>::default() };
-        let plan = Plan { memory: Memory { refused, denied: memory.denied.clone(), ..Memory::default() }, ..Plan::default() };
+        let (denied, from_start) = (memory.denied.clone(), memory.from_start);
+        let plan = Plan { memory: Memory { refused, denied, from_start, ..Memory::default() }, ..Plan::default() };
         Self { obs, memory, now, status: obs.status.clone(), plan, late: false }
     }
 
@@ -205,6 +206,17 @@ impl<'a> Turn<'a> {
     /// Whether this turn acts.
     pub fn acts(&self) -> bool {
         !self.plan.actions.is_empty()
+    }
+
+    /// Whether this turn patches that object.
+    pub fn patches(&self, kind: Kind, meta: &Meta) -> bool {
+        let it = Target::of(kind, meta);
+        self.plan.actions.iter().any(|a| matches!(&a.write, Write::Patch(target, _) if *target == it))
+    }
+
+    /// From here on this process leads the update from its start.
+    pub fn starts(&mut self) {
+        self.plan.memory.from_start = true;
     }
 
     /// Adds a write.
@@ -304,7 +316,9 @@ impl<'a> Turn<'a> {
             return;
         }
         let key = Key::new(&self.obs.meta.namespace, name);
-        self.act(why, Write::Create(Target { kind, key }, object));
+        let meta = &self.obs.meta;
+        let live = vec![LiveCheck::Unchanged(meta.key(), meta.resource_version.clone())];
+        self.act_if(why, Write::Create(Target { kind, key }, object), live);
     }
 
     fn finish(mut self) -> Plan {

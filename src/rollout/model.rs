@@ -8,7 +8,7 @@ use json_patch::PatchOperation;
 use serde_json::Value;
 
 use crate::api::rolling_update::{Objects, ShiftMode};
-use crate::api::{Ratio, RollingUpdateStatus, Time, names};
+use crate::api::{Ratio, RollingUpdateStatus, State, Time, names};
 use crate::cluster::facts::{Deployment, HttpRoute, Key, Kind, Meta, Pod, ReplicaSet, Service};
 use crate::traffic::apex::Pin;
 use crate::traffic::gateway::Names;
@@ -182,6 +182,8 @@ pub struct Memory {
     pub denied: Option<String>,
     /// A rollback was decided, whether or not its record could be written yet.
     pub going_back: bool,
+    /// This process has led the update from its start: no other one can be about to write for it.
+    pub from_start: bool,
     /// The ratio that the Service's endpoints are on their way to, in Pods mode.
     pub heading: Option<Ratio>,
 }
@@ -254,13 +256,42 @@ pub enum Write {
     },
 }
 
-/// What is read live before a destructive write.
+/// What becomes of an object that was created by a process that had stood still and leads no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateCreate {
+    /// The update works with it: its leader sees it.
+    Stays,
+    /// The update is about to end, and whether its leader has seen it in time shows only then.
+    Waits,
+    /// Nothing wants it any more.
+    Goes,
+}
+
+/// Judges such an object by what its update says now; `None`: there is no update any more.
+pub fn late_create(status: Option<&RollingUpdateStatus>, created: &Target) -> LateCreate {
+    let Some((status, objects)) = status.and_then(|s| Some((s, s.objects.as_ref()?))) else { return LateCreate::Goes };
+    let name = &created.key.name;
+    let is_deployment = created.kind == Kind::Deployment;
+    let is_named = *name == objects.new_revision || (!is_deployment && *name == objects.old_service);
+    match status.state {
+        _ if !is_named => LateCreate::Goes,
+        State::Deploying | State::Deployed | State::Routing => LateCreate::Stays,
+        // The live version itself, which somebody has deleted in between.
+        State::Completing | State::Completed if is_deployment => LateCreate::Stays,
+        State::Completing | State::RollingBack => LateCreate::Waits,
+        State::Pending | State::Completed | State::RolledBack | State::Failed => LateCreate::Goes,
+    }
+}
+
+/// What is read live before a write that cannot be taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LiveCheck {
     /// The Service has exactly this selector.
     Selector(Key, BTreeMap<String, String>),
     /// The route names none of these Services.
     RouteWithout(Key, Vec<String>),
+    /// The RollingUpdate is at the version that was looked at: a create has no guard of its own.
+    Unchanged(Key, String),
 }
 
 /// Something people should hear about: an Event.

@@ -22,7 +22,9 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
         Ok(object) => (Wish::parse(&object.spec), object.status.clone().unwrap_or_default()),
         Err(unreadable) => (Err(SpecError { field: String::new(), message: unreadable.clone() }), <_>::default()),
     };
-    let recorded = status.objects.as_ref().filter(|_| !starts_anew(&status, &wish));
+    // One that is being deleted starts nothing; it lets go of what it has.
+    let anew = starts_anew(&status, &wish) && !(update.meta.deleting && status.state.is_terminal());
+    let recorded = status.objects.as_ref().filter(|_| !anew);
     // What an update works on stays what it was when it started, however the spec is edited meanwhile.
     let (workload, service) = match (recorded, &wish) {
         (Some(objects), _) => (objects.workload.clone(), objects.service.clone()),

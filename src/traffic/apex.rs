@@ -54,7 +54,9 @@ pub fn pin(service: &Service, pin: &Pin) -> Vec<PatchOperation> {
 
 /// Gives the apex its own selector back.
 pub fn unpin(service: &Service) -> Vec<PatchOperation> {
-    select(service, &users_selector(service))
+    let mut ops = select(service, &users_selector(service));
+    ops.extend(patch::clear_annotations(&service.meta, &[names::FENCE]));
+    ops
 }
 
 fn select(service: &Service, selector: &BTreeMap<String, String>) -> Vec<PatchOperation> {

@@ -11,6 +11,7 @@ use super::endpoints::Service;
 use super::gateway::Plane;
 use super::truth::{self, find, picked, ready_endpoints, revision_of, revisions_picked};
 use super::world::{Objects, World, int, is_deleting, is_ready, items, owner_uids, selects, strings, text};
+use super::writes::find_version;
 
 /// A broken invariant: its name, and what was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Checker {
     pub proxy: Duration,
     /// Traffic is shifted by the Service's endpoints.
     pub by_pods: bool,
+    /// When there was no route last.
+    pub unrouted: Option<Time>,
     /// How old the operator's knowledge may be.
     pub slack: Duration,
     /// UIDs of what the operator made.
@@ -62,6 +65,12 @@ pub struct Checker {
     pub whole_since: Option<Time>,
     /// What people have broken, and until when it may stay broken.
     pub excused: BTreeMap<&'static str, Time>,
+    /// Deployments that people have deleted.
+    pub deleted: BTreeSet<String>,
+    /// People have scaled the workload, or made the Service again, when no update was there any more.
+    pub unattended: bool,
+    /// Version Services that there ever were, and whose they are.
+    pub version_services: BTreeMap<String, String>,
 }
 
 /// Excuses everything.
@@ -83,6 +92,7 @@ impl Checker {
             drain,
             proxy,
             by_pods: truth::shares(objects, app).is_empty(),
+            unrouted: None,
             slack: Duration::from_secs(2),
             made: BTreeSet::new(),
             users_rules: rules.collect(),
@@ -95,12 +105,23 @@ impl Checker {
             service: Service::new(workload.map_or(0, |w| int(w, "/spec/replicas")), world.now),
             whole_since: None,
             excused: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            unattended: false,
+            version_services: BTreeMap::new(),
         }
     }
 
     /// People have broken something: these invariants may not hold until then.
     pub fn excuse(&mut self, names: &[&'static str], until: Time) {
         self.excused.extend(names.iter().map(|name| (*name, until)));
+    }
+
+    /// At least until then.
+    pub fn excuse_until(&mut self, names: &[&'static str], until: Time) {
+        for name in names {
+            let known = self.excused.entry(name).or_insert(until);
+            *known = until.max(*known);
+        }
     }
 
     pub fn unless_excused(&self, checked: Checked, now: Time) -> Checked {
@@ -117,6 +138,11 @@ impl Checker {
     pub fn look(&mut self, world: &World, plane: &Plane) -> Checked {
         self.remember(world, plane);
         let objects = &world.objects;
+        let serves = |app: &String| truth::all(objects, Kind::Pod).any(|(_, p)| truth::is_part_of(p, app) && is_ready(p));
+        if !self.deleted.is_empty() && !self.apps.iter().all(serves) {
+            // They have deleted what served; until it is made again, and everybody knows, nobody does.
+            self.excuse_until(&["R1", "R10", "R11"], world.now + self.slack + Duration::from_secs(9));
+        }
         let checks = [
             self.traffic_in_the_api(objects),
             self.traffic_in_force(objects, plane),
@@ -158,14 +184,37 @@ impl Checker {
         }
         push(&mut self.ready, now, ready, self.slack);
         let update = find(objects, Kind::RollingUpdate, &self.update);
+        self.follow_owner(objects);
+        self.unrouted = if truth::shares(objects, &self.apex).is_empty() { Some(now) } else { self.unrouted };
         push(&mut self.orders, now, update.map(|u| u["spec"].clone()).unwrap_or_default(), self.slack);
         let routing = update.map_or("", |u| text(u, "/status/routing"));
         if self.recorded.0 != routing {
             self.recorded = (routing.to_owned(), now);
         }
         let ready = truth::all(objects, Kind::Pod).filter(|(_, p)| revision_of(p) == self.live && is_ready(p)).count();
-        self.whole_since = (ready >= self.service.size).then(|| self.whole_since.unwrap_or(now));
+        // Its controller says so, too: pods that are about to go look ready still.
+        let said = find_version(objects, &self.live).is_some_and(|d| {
+            let available = int(d, "/status/availableReplicas") >= i64::try_from(self.service.size).unwrap();
+            available && int(d, "/status/observedGeneration") == int(d, "/metadata/generation")
+        });
+        self.whole_since = (said && ready >= self.service.size).then(|| self.whole_since.unwrap_or(now));
         self.service.remember(self.see(objects), self.slack, now);
+    }
+
+    /// The workload's own rollout is over: from now on that is the version it runs.
+    fn follow_owner(&mut self, objects: &Objects) {
+        let Some(workload) = find(objects, Kind::Deployment, &self.workload).filter(|_| self.is_let_go(objects)) else { return };
+        let uid = text(workload, "/metadata/uid");
+        let mut filled = truth::all(objects, Kind::ReplicaSet)
+            .map(|(_, s)| s)
+            .filter(|s| owner_uids(s).any(|u| u == uid) && int(s, "/spec/replicas") > 0);
+        if let (Some(one), None) = (filled.next(), filled.next()) {
+            let runs = revision_of(one).to_owned();
+            if self.live == self.first {
+                self.live.clone_from(&runs);
+            }
+            self.first = runs;
+        }
     }
 
     /// The live version cannot take everything, or could not a moment ago.
@@ -226,20 +275,45 @@ impl Checker {
 
     /// R11: behind the apex is one version, and which one changes only by the flip.
     fn callers_of_the_service(&self, objects: &Objects, now: Time) -> Checked {
-        let versions = revisions_picked(objects, &self.apex);
+        let mut versions = revisions_picked(objects, &self.apex);
         let state = self.state(objects);
+        if state == State::Deploying {
+            // Those that its own rollout has replaced may be ending still.
+            let ending = |p: &&Value| is_deleting(p) && p.pointer("/metadata/labels").is_some_and(|l| l.get(names::REVISION).is_none());
+            versions = picked(objects, &self.apex).into_iter().filter(|p| !ending(p)).map(|p| revision_of(p).to_owned()).collect();
+        }
         ensure(picked(objects, &self.apex).iter().any(|p| is_ready(p)), "R10", || format!("Service {} selects no ready pod", self.apex))?;
         if self.by_pods {
             return self.endpoints(objects, now);
         }
+        if self.is_let_go(objects) {
+            // What its own rollout goes through is its owner's affair.
+            let own = |p: &&Value| p.pointer("/metadata/labels").is_some_and(|l| l.get(names::REVISION).is_none());
+            let others = picked(objects, &self.apex).into_iter().filter(|p| !own(p)).map(|p| revision_of(p).to_owned()).collect();
+            let rolls = versions.len() > versions.intersection(&others).count();
+            versions = others;
+            versions.extend(rolls.then(|| self.first.clone()));
+        }
         ensure(versions.len() <= 1 || state == State::Completed, "R11", || format!("Service {} selects pods of {versions:?}", self.apex))?;
-        let may_be_new = matches!(state, State::Completing | State::Completed | State::Pending);
+        let update = find(objects, Kind::RollingUpdate, &self.update).map(AsRef::as_ref);
+        // An old version that was just scaled down, or looks whole still, is looked at again before it gets the traffic.
+        let since = update.and_then(|u| text(u, "/status/stateSince").parse::<Time>().ok());
+        let lately = since.is_some_and(|since| now <= since + self.slack + Duration::from_secs(1));
+        let brought_back = lately && super::sim::reason_of(update) == "RollbackAfterScaleDown" && versions.len() == 1;
+        let may_be_new = matches!(state, State::Completing | State::Completed | State::Pending) || brought_back;
         if !may_be_new && (state != State::RollingBack || !self.comes_back(now)) {
             ensure(versions.iter().all(|v| *v == self.live), "R11", || {
                 format!("Service {} selects pods of {versions:?} in {state}; {} is live", self.apex, self.live)
             })?;
         }
         Ok(())
+    }
+
+    /// No update is under way or takes care of the workload, and it is not held: an edit of it rolls out by itself.
+    fn is_let_go(&self, objects: &Objects) -> bool {
+        let workload = find(objects, Kind::Deployment, &self.workload);
+        let held = |w: &Value| w.pointer("/spec/paused").is_some() || strings(w, "/metadata/annotations").contains_key(names::ADOPTED);
+        !self.state(objects).is_active() && !workload.is_some_and(|w| held(w))
     }
 
     /// T3: a Deployment is never unpaused while a selector names the hash of its pods, or its ReplicaSet was edited.

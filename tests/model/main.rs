@@ -148,6 +148,14 @@ fn every_write_of_a_rollback_goes_wrong() {
     at_every_write(&scenarios::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF, 0);
 }
 
+/// What was held up arrives when all is over, or when the next version comes out.
+#[test]
+fn every_write_before_an_early_rollback_goes_wrong() {
+    at_every_write(&scenarios::rollback_when("early rollback", When::State(State::Deploying, 4000)), &DEAF, 0);
+    at_every_write(&scenarios::supersede::superseded(State::Deploying, 4000), &DEAF, 0);
+    at_every_write(&scenarios::rollback_when("rollback at the flip", When::State(State::Completing, 0)), &DEAF, 0);
+}
+
 #[test]
 fn every_write_of_a_late_rollback_goes_wrong() {
     at_every_write(&scenarios::rollback_when("late rollback", When::State(State::Completing, 3500)), &DEAF, 0);
@@ -186,7 +194,7 @@ fn every_path_leads_to_the_same() {
     }
 }
 
-/// `AETHER_MODEL_RUNS` says how many, `AETHER_MODEL_SEED` where to begin.
+/// `AETHER_MODEL_RUNS` says how many, `AETHER_MODEL_SEED` where to begin, `AETHER_MODEL_STORY` how long the story is.
 #[test]
 fn random_worlds() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::invariants::{Checked, ensure};
 use super::sim::{Sim, UPDATE};
 use super::truth;
-use super::world::{NS, World, is_deleting, items, millis, stamp};
+use super::world::{NS, World, is_deleting, items, millis, stamp, text};
 
 /// What is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,16 @@ impl Sim {
         if made && (state != State::Deploying || meddler.undoes != Undoes::Weights) {
             self.meddled.push(now);
         }
+        // It is told of one attempt.
+        let objects = truth::find(&world.objects, Kind::RollingUpdate, UPDATE)
+            .map(|u| u["status"]["objects"].to_string() + &u["status"]["attempt"].to_string());
+        if objects.as_ref().is_some_and(|o| *o != self.told_of) {
+            self.told_of = objects.unwrap_or_default();
+            self.meddled.drain(..self.meddled.len().saturating_sub(1));
+        }
         let lately = self.meddled.iter().filter(|at| **at + FIGHT > now).count();
-        ensure(lately <= GIVES_IN_AT || state == State::RollingBack, "fight", || {
+        // What could not be recorded is not known to the next process.
+        ensure(lately <= GIVES_IN_AT + self.lost || state == State::RollingBack, "fight", || {
             format!("{:?} was put back {GIVES_IN_AT} times within {FIGHT:?}, and it goes on in {state}", meddler.undoes)
         })?;
         world.edit(kind, &key, "gitops", |o| {
@@ -91,6 +99,21 @@ impl Sim {
         let rolls = meddler.undoes == Undoes::Pause;
         self.checkers[0].excuse(harm, now + millis(if fights || rolls { GIVES_IN } else { PUT_BACK }));
         self.checkers[0].excuse(if fights { &["drain"] } else { &[] }, now + millis(GIVES_IN));
+        self.unheard = Some((kind, harm));
         Ok(())
+    }
+
+    /// Until an operator runs that has heard of it, what was undone cannot be put back.
+    pub fn wait_for_news(&mut self) {
+        let Some((kind, harm)) = self.unheard else { return };
+        let (key, world) = (Key::new(NS, "web"), &self.cluster.world);
+        let now = world.at(kind, &key).map(|o| text(o, "/metadata/resourceVersion"));
+        let heard = self.operator.index.version(kind, &key).map(|(_, version)| version);
+        if self.operator.down_until.is_none() && heard.as_deref() == now {
+            self.unheard = None;
+        } else {
+            let until = world.now + millis(PUT_BACK);
+            self.checkers[0].excuse_until(harm, until);
+        }
     }
 }

@@ -39,6 +39,8 @@ impl Sim {
     }
 
     fn act_of_people(&mut self, act: Act) {
+        let gone = truth::find(&self.cluster.world.objects, Kind::RollingUpdate, UPDATE).is_none();
+        self.checkers[0].unattended |= gone && matches!(act, Act::Edit(..) | Act::Restore(..));
         let (world, update) = (&mut self.cluster.world, Key::new(NS, UPDATE));
         match act {
             Act::Spec(changes) => {
@@ -52,7 +54,11 @@ impl Sim {
                 });
             }
             Act::Change(kind, name, change) => self.change(kind, name, change),
-            Act::Remove(kind, name) => drop(world.delete(kind, &Key::new(NS, name), None, "user")),
+            Act::Remove(kind, name) => {
+                if world.delete(kind, &Key::new(NS, name), None, "user").is_ok() && kind == Kind::Deployment {
+                    self.checkers.iter_mut().for_each(|c| c.deleted.extend([name.to_owned()]));
+                }
+            }
             Act::Restore(kind, name) => drop(world.create(kind, self.scenario.object(kind, name).unwrap(), "user")),
             Act::Doom => {
                 self.checkers.iter_mut().for_each(|c| c.excuse(&[ALL], Time::MAX_UTC));

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aether_operator::api::{RollingUpdateStatus, Time, names};
 use aether_operator::cluster::facts::{Fact, Key, Kind, Meta};
 use aether_operator::cluster::patch;
 use aether_operator::rollout::build::Owner;
-use aether_operator::rollout::model::{Action, LiveCheck, Target, Write, is_service_of};
+use aether_operator::rollout::model::{Action, LateCreate, LiveCheck, Target, Write, is_service_of, late_create};
 use aether_operator::traffic::gateway::names_service;
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
@@ -61,6 +62,14 @@ pub struct InFlight {
     call: Box<dyn FnOnce(&mut World) -> bool>,
 }
 
+/// What such a request has created.
+pub struct Late {
+    update: (Key, String),
+    target: Target,
+    made: String,
+    looks_at: Time,
+}
+
 impl Sim {
     pub fn carry_out(&mut self, actions: &[Action], meta: &Meta, status: Option<&RollingUpdateStatus>) -> Result<(), End> {
         self.at_work = (meta.key(), meta.uid.clone());
@@ -109,6 +118,7 @@ impl Sim {
         self.operator.writes += 1;
         if let Some(fault) = fault {
             let number = self.operator.writes - 1;
+            self.lost += usize::from(status);
             self.cluster.world.note(format!("** {fault:?} at write {number}, {target}"));
         }
         match fault {
@@ -162,13 +172,43 @@ impl Sim {
             self.cluster.world.note(format!("** the write of {target} that was held up goes out"));
             let uid = |world: &World, kind, key| world.at(kind, key).map(|o| text(o, "/metadata/uid").to_owned());
             let before = uid(&self.cluster.world, target.kind, &target.key);
+            let excused: &[&'static str] = match target.kind {
+                // A step that was decided before somebody ordered otherwise: it is taken back at once.
+                Kind::HttpRoute => &["R4"],
+                // A version Service that is made too late is taken back before the workload can replace a pod.
+                Kind::Service if before.is_none() => &["T3"],
+                _ => &[],
+            };
+            self.checkers.iter_mut().for_each(|c| c.excuse_until(excused, now + Duration::from_millis(1)));
             let taken = self.deliver(&target, status, call)?;
             self.cluster.world.note(if taken { ".. and is taken" } else { ".. and is refused" });
-            // As `Writer::take_back`.
-            let made = uid(&self.cluster.world, target.kind, &target.key).filter(|_| before.is_none());
-            if let Some(made) = made.filter(|_| uid(&self.cluster.world, Kind::RollingUpdate, &update).is_none_or(|u| u != of)) {
-                let (kind, key) = (target.kind, target.key.clone());
-                let _ = self.deliver(&target, false, move |world| delete(world, kind, &key, &made))?;
+            if let Some(made) = uid(&self.cluster.world, target.kind, &target.key).filter(|_| before.is_none()) {
+                self.late.push(Late { update: (update, of), target, made, looks_at: now });
+            }
+        }
+        self.take_back()
+    }
+
+    /// As `Writer::take_back`: what was created too late stays, waits or goes.
+    fn take_back(&mut self) -> Result<(), Violation> {
+        let now = self.cluster.world.now;
+        for late in std::mem::take(&mut self.late) {
+            let Late { update: (key, uid), target, made, looks_at } = &late;
+            let update = self.cluster.world.at(Kind::RollingUpdate, key).filter(|u| text(u, "/metadata/uid") == uid);
+            let status = update.map(|u| serde_json::from_value(u["status"].clone()).unwrap_or_default());
+            match late_create(status.as_ref(), target) {
+                _ if *looks_at > now => self.late.push(late),
+                LateCreate::Stays => {}
+                LateCreate::Waits => {
+                    let again = Duration::from_secs(2);
+                    self.checkers.iter_mut().for_each(|c| c.excuse_until(&["T3"], now + again + Duration::from_millis(1)));
+                    self.late.push(Late { looks_at: now + again, ..late });
+                }
+                LateCreate::Goes => {
+                    let (kind, key, made) = (target.kind, target.key.clone(), made.clone());
+                    self.cluster.world.note(format!("** {target} came too late and is taken back"));
+                    let _ = self.deliver(target, false, move |world| delete(world, kind, &key, &made))?;
+                }
             }
         }
         Ok(())
@@ -234,7 +274,11 @@ impl Sim {
             })?;
         }
         for (name, uid) in services {
-            self.operator.index.delete(Kind::Service, &target(name).key, uid);
+            if found.iter().any(|(key, _)| key.name == *name) {
+                self.operator.index.delete(Kind::Service, &target(name).key, uid);
+            } else {
+                self.delete(&target(name), uid)?;
+            }
         }
         Ok(())
     }
@@ -243,10 +287,12 @@ impl Sim {
         let (kind, key) = match check {
             LiveCheck::Selector(key, _) => (Kind::Service, key),
             LiveCheck::RouteWithout(key, _) => (Kind::HttpRoute, key),
+            LiveCheck::Unchanged(key, _) => (Kind::RollingUpdate, key),
         };
         let Some(object) = self.cluster.world.at(kind, key).cloned() else { return Err(End::Stale) };
         self.learn(kind, &object);
         let holds = match (check, fact(kind, &object)) {
+            (LiveCheck::Unchanged(_, version), fact) => fact.meta().resource_version == *version,
             (LiveCheck::Selector(_, selector), Fact::Service(service)) => service.selector == *selector,
             (LiveCheck::RouteWithout(_, services), Fact::HttpRoute(route)) => !services.iter().any(|s| names_service(&route, s)),
             _ => false,

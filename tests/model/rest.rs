@@ -1,7 +1,5 @@
 //! How it must be when all is over and quiet.
 
-use std::collections::BTreeSet;
-
 use aether_operator::api::names;
 use aether_operator::cluster::facts::Kind;
 use serde_json::Value;
@@ -26,9 +24,14 @@ impl Checker {
         }
         for ((kind, key), object) in objects {
             let notes = strings(object, "/metadata/annotations");
-            // At 0 it only says what scaling up would bring back.
+            let fenced = notes.contains_key(names::FENCE) && !keeps_pause && !is_adopted(objects, object);
+            ensure(!fenced || keeps_pin, "leftovers", || format!("{} {key} is still marked", kind.gvk().2))?;
+            // Where another one is live it only says what scaling up would bring back, or has brought back.
+            let elsewhere = notes.get(names::LIVE_REVISION).is_some_and(|live| *live != key.name);
+            let held = object.pointer("/spec/paused").is_some() || !elsewhere;
             let kept = notes.contains_key(names::PAUSED_TEMPLATE)
                 && !keeps_pause
+                && held
                 && int(object, "/spec/replicas") > 0
                 && !is_adopted(objects, object);
             ensure(!kept, "leftovers", || format!("{} {key} still carries {:?}", kind.gvk().2, notes.keys()))?;
@@ -42,7 +45,19 @@ impl Checker {
         let may_pause = |w: &Value| w.pointer("/spec/paused").is_none() || is_adopted(objects, w);
         ensure(keeps_pause || workload.is_none_or(|w| may_pause(w)), "leftovers", || "the workload is left paused".into())?;
         let behind = revisions_picked(objects, &self.apex);
-        ensure(behind == BTreeSet::from([self.live.clone()]), "leftovers", || {
+        if self.deleted.contains(&self.live) && find(objects, Kind::Deployment, &self.live).is_none() {
+            // A person is needed, and no pin keeps out whatever serves instead.
+            let update = find(objects, Kind::RollingUpdate, &self.update).map(AsRef::as_ref);
+            let said = ["LiveVersionGone", "NewVersionGone", "WorkloadNotStable"].contains(&super::sim::reason_of(update));
+            let pinned = selector != self.users_selector;
+            ensure(update.is_none() || (said && !pinned), "leftovers", || {
+                format!("{} was deleted, and it is not said: {}, {selector:?}", self.live, super::sim::reason_of(update))
+            })?;
+            return Ok(());
+        }
+        // What people did when nobody was there to see it is theirs.
+        let own = |v: &String| *v == self.live || (self.unattended && *v == self.first);
+        ensure(behind.contains(&self.live) && behind.iter().all(own), "leftovers", || {
             format!("behind the apex is {behind:?}, live is {}", self.live)
         })
     }

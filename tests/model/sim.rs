@@ -11,7 +11,7 @@ use super::bugs::Bug;
 use super::controllers::Cluster;
 use super::invariants::{Checker, Violation, ensure};
 use super::operator::Operator;
-use super::requests::{FAULTS, Fault, InFlight};
+use super::requests::{FAULTS, Fault, InFlight, Late};
 use super::rng::Rng;
 use super::scenario::{Goal, Scenario};
 use super::truth;
@@ -62,6 +62,8 @@ pub struct Sim {
     pub faults: Faults,
     pub bug: Option<Bug>,
     pub in_flight: Vec<InFlight>,
+    /// What processes that stood still have created, and look after.
+    pub late: Vec<Late>,
     /// The update that is worked on, by key and UID.
     pub at_work: (Key, String),
     pub scenario: Scenario,
@@ -71,6 +73,11 @@ pub struct Sim {
     pub meddles_at: Time,
     /// When somebody undid what an update stands on.
     pub meddled: Vec<Time>,
+    /// Where that was, which invariants it breaks, and no operator has heard of it yet.
+    pub unheard: Option<(Kind, &'static [&'static str])>,
+    /// The release of which that is told, and how many of its records went wrong.
+    pub told_of: String,
+    pub lost: usize,
     rng: Rng,
     late_until: Option<Time>,
     fault_rng: Rng,
@@ -86,10 +93,11 @@ pub fn run(scenario: &Scenario, faults: &Faults, bug: Option<Bug>, seed: u64) ->
         Ok(writes) => Ok(Report { writes, world: sim.cluster.world }),
         Err(violation) => {
             let Violation(name, what) = &violation;
+            let lines = std::env::var("AETHER_MODEL_STORY").ok().and_then(|l| l.parse().ok()).unwrap_or(70);
             let (timing, late) = (&sim.cluster.timing, &sim.operator.delay);
             let about =
                 format!("scenario {}, seed {seed}, faults {faults:?}, bug {bug:?}, timing {timing:?}, late {late:?}", scenario.name);
-            let story = format!("{name} broken: {what}\n{about}\n{}", sim.cluster.world.story(70));
+            let story = format!("{name} broken: {what}\n{about}\n{}", sim.cluster.world.story(lines));
             Err(Failure { violation, story })
         }
     }
@@ -116,6 +124,7 @@ impl Sim {
         Self {
             checkers: checkers(scenario, &cluster),
             in_flight: Vec::new(),
+            late: Vec::new(),
             at_work: (Key::new("", ""), String::new()),
             operator: Operator::default(),
             faults: faults.clone(),
@@ -125,6 +134,9 @@ impl Sim {
             since,
             meddles_at: since,
             meddled: Vec::new(),
+            unheard: None,
+            told_of: String::new(),
+            lost: 0,
             late_until: None,
             fault_rng: Rng::new(rng.next()),
             faults_end: since + Duration::from_secs(faults.until),
@@ -174,8 +186,8 @@ impl Sim {
             self.tick(TICK)?;
         }
         // A smaller size is followed a minute after the end.
-        for _ in 0..16 {
-            self.tick(5000)?;
+        for _ in 0..160 {
+            self.tick(TICK)?;
         }
         let writes = self.operator.writes;
         for _ in 0..60 {
@@ -185,7 +197,8 @@ impl Sim {
         ensure(extra == 0, "rest", || format!("{extra} writes in five minutes of rest"))?;
         ensure(self.is_there(), "rest", || format!("{:?} did not last", self.scenario.goal))?;
         let (objects, scenario) = (&self.cluster.world.objects, &self.scenario);
-        if matches!(scenario.goal, Goal::Held(..)) {
+        let update = truth::find(objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref);
+        if matches!(scenario.goal, Goal::Held(..)) || self.needs_what_was_deleted(update) {
             return Ok(writes);
         }
         for checker in &self.checkers {
@@ -205,7 +218,7 @@ impl Sim {
         let state = update.map(|_| self.checkers[0].state(objects));
         let version = update.map(|u| text(u, "/status/newVersion").to_owned()).unwrap_or_default();
         let others = truth::all(objects, Kind::RollingUpdate)
-            .all(|(_, u)| serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_terminal));
+            .all(|(n, u)| n == UPDATE || serde_json::from_value::<State>(u["status"]["state"].clone()).is_ok_and(State::is_terminal));
         let attempts = |u: &Value| int(u, "/spec/attempt").max(1) == int(u, "/status/attempt");
         let current = update.is_none_or(|u| {
             text(u, "/spec/version") == version && attempts(u) && int(u, "/metadata/generation") == int(u, "/status/observedGeneration")
@@ -215,9 +228,24 @@ impl Sim {
             Goal::State(wanted) => state == Some(wanted),
             Goal::Held(wanted, reason) => return all_played && state == Some(wanted) && reason_of(update) == reason,
             Goal::Gone => state.is_none(),
-            Goal::Over => state.is_none_or(State::is_terminal),
+            Goal::Over => state.is_none_or(State::is_terminal) || self.needs_what_was_deleted(update),
         };
         all_played && others && current && fits
+    }
+
+    /// People have deleted the only version that ran: it is said what they must do before anything can start.
+    fn needs_what_was_deleted(&self, update: Option<&Value>) -> bool {
+        let objects = &self.cluster.world.objects;
+        let checker = &self.checkers[0];
+        let empty = truth::find(objects, Kind::Deployment, &checker.workload).is_some_and(|w| int(w, "/spec/replicas") == 0);
+        let pending = checker.state(objects) == State::Pending && reason_of(update) == "WorkloadNotStable";
+        // Or they have deleted the version that they want to go back to, which they cannot make.
+        let is_told = checker.state(objects) == State::RollingBack || reason_of(update) == "OldVersionGone";
+        let back = is_told && truth::find(objects, Kind::Deployment, &checker.live).is_none();
+        // Or the one that had taken over: they are told to order the rollback.
+        let new = update.is_some_and(|u| checker.deleted.contains(&checker.brought_out(u)));
+        let ahead = checker.state(objects) == State::Completing && reason_of(update) == "NewVersionGone" && new;
+        (((pending && empty) || back) && checker.deleted.contains(&checker.live)) || ahead
     }
 
     fn tick(&mut self, ms: u64) -> Result<(), Violation> {
@@ -225,6 +253,7 @@ impl Sim {
         self.people();
         self.mischief();
         self.meddle()?;
+        self.wait_for_news();
         self.thaw()?;
         let now = self.cluster.world.now;
         if self.cluster.step(&mut self.rng) {

@@ -154,6 +154,13 @@ pub fn shares(objects: &Objects, apex: &str) -> BTreeMap<(String, usize), Shares
     found
 }
 
+/// Whether a rule names the Service itself, and no version of it.
+pub fn names_apex_only(objects: &Objects, (route, rule): &(String, usize), apex: &str) -> bool {
+    let Some(rule) = find(objects, Kind::HttpRoute, route).and_then(|r| r.pointer(&format!("/spec/rules/{rule}"))) else { return false };
+    let is_version = |name: &str| find(objects, Kind::Service, name).is_some_and(|s| is_version_service_of(s, apex));
+    items(rule, "/backendRefs").any(|b| text(b, "/name") == apex) && !items(rule, "/backendRefs").any(|b| is_version(text(b, "/name")))
+}
+
 /// `None`: nothing of the update is among these backends.
 pub fn of_backends<'a>(objects: &Objects, apex: &str, backends: impl Iterator<Item = (&'a str, i64)>) -> Option<Shares> {
     let mut shares = Shares::default();

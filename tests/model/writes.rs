@@ -30,6 +30,8 @@ impl Checker {
         let (old, new) = (find(w.before, w.kind, w.name), find(w.after, w.kind, w.name));
         if let (None, Some(new)) = (old, new) {
             self.made.insert(text(new, "/metadata/uid").to_owned());
+            let app = self.apps.iter().find(|app| w.kind == Kind::Service && truth::is_version_service_of(new, app));
+            self.version_services.extend(app.map(|app| (w.name.to_owned(), app.clone())));
         }
         self.unless_excused(self.only_ours(w, old, new), w.now)?;
         let checked = match w.kind {
@@ -91,7 +93,8 @@ impl Checker {
 
     /// Whether a pod or a ReplicaSet belongs to a workload with updates in Pods mode.
     fn is_ours(&self, object: &Value) -> bool {
-        self.by_pods && self.apps.iter().any(|app| truth::is_part_of(object, app))
+        // Those of another workload are its own checker's.
+        self.apps.iter().any(|app| truth::is_part_of(object, app) && (self.by_pods || *app != self.workload))
     }
 
     /// Backends with the version Services folded into the apex and without weights: what is the user's.
@@ -99,8 +102,8 @@ impl Checker {
         let mut folded: Vec<Value> = Vec::new();
         for backend in items(backends, "") {
             let mut backend = backend.clone();
-            let service = find(w.before, Kind::Service, text(&backend, "/name"));
-            if let Some(app) = service.and_then(|s| self.apps.iter().find(|app| truth::is_version_service_of(s, app))) {
+            // Also of one that somebody has just deleted.
+            if let Some(app) = self.version_services.get(text(&backend, "/name")).filter(|_| Self::is_known(w, &backend)) {
                 backend["name"] = json!(app);
             }
             backend["weight"] = Value::Null;
@@ -109,6 +112,12 @@ impl Checker {
             }
         }
         json!(folded)
+    }
+
+    /// People may have a Service of such a name too; then it is no version's.
+    fn is_known(w: &Written<'_>, backend: &Value) -> bool {
+        let service = find(w.before, Kind::Service, text(backend, "/name"));
+        service.is_none_or(|s| truth::is_operators_service(s))
     }
 
     /// R5, and that what an end state says is true.
@@ -120,17 +129,23 @@ impl Checker {
         if from == to || w.name != self.update {
             return Ok(());
         }
+        if to == State::Deploying {
+            // A release that starts while there is no route, because somebody has deleted it, goes by pods to its end.
+            let unrouted = self.unrouted.is_some_and(|at| w.now <= at + self.slack);
+            self.by_pods = text(new, "/status/objects/mode") == "Pods" && (unrouted || self.by_pods);
+        }
         let kept = text(new, "/spec/cleanupPolicy") == "MANUAL";
         let there =
             |version: &str| truth::all(w.after, Kind::Pod).any(|(_, p)| revision_of(p) == version && truth::is_part_of(p, &self.workload));
         let brought_out = self.brought_out(new);
         if to == State::Completed && brought_out != self.live {
             let winner = brought_out.clone();
-            ensure(kept || !there(&self.live), "end", || format!("COMPLETED, and pods of {} are there", self.live))?;
-            ensure(revisions_picked(w.after, &self.apex).contains(&winner), "end", || {
+            let loser = std::mem::replace(&mut self.live, winner.clone());
+            ensure(kept || !there(&loser), "end", || format!("COMPLETED, and pods of {loser} are there"))?;
+            let gone = find(w.after, Kind::Service, &self.apex).is_none() || self.deleted.contains(&winner);
+            ensure(gone || revisions_picked(w.after, &self.apex).contains(&winner), "end", || {
                 format!("COMPLETED, and callers do not reach {winner}")
             })?;
-            self.live = winner;
         }
         if matches!(to, State::RolledBack | State::Failed) {
             let loser = &brought_out;
@@ -147,7 +162,7 @@ impl Checker {
 
     /// R2 and "down: weight, confirmed, drain, then capacity", for either version.
     fn capacity(&self, w: &Written<'_>, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) -> Checked {
-        let Some(old) = old else { return Ok(()) };
+        let Some(old) = old.filter(|d| text(d, "/spec/template/metadata/labels/app") == self.workload) else { return Ok(()) };
         let size = |d: Option<&Arc<Value>>| d.filter(|d| !is_deleting(d)).map_or(0, |d| int(d, "/spec/replicas"));
         if size(new) >= size(Some(old)) {
             return Ok(());
@@ -165,7 +180,7 @@ impl Checker {
         ensure(!revisions_picked(w.before, &self.apex).contains(version), "R2", || format!("{} was shrunk behind the apex", w.name))?;
         if let Some(reached) = self.reached.get(version) {
             let quiet = (w.now - *reached).to_std().unwrap_or_default();
-            let drain = self.drain_of(version);
+            let drain = self.drain_of(version, truth::shares(w.before, &self.apex).is_empty());
             ensure(quiet >= drain, "drain", || {
                 format!("{} was shrunk {quiet:?} after traffic could last reach {version}; drain is {drain:?}", w.name)
             })?;
@@ -183,9 +198,10 @@ impl Checker {
 
     /// In Pods mode kept-alive callers leave only when the pods do, so a version that goes back does not wait for them.
     /// And the time that kube-proxy takes is part of it.
-    fn drain_of(&self, version: &str) -> Duration {
+    /// So it is where nobody has a route any more.
+    fn drain_of(&self, version: &str, unrouted: bool) -> Duration {
         let drain = if self.by_pods && version != self.live { self.settle } else { self.drain };
-        if self.by_pods { drain.saturating_sub(self.proxy) } else { drain }
+        if self.by_pods || unrouted { drain.saturating_sub(self.proxy) } else { drain }
     }
 
     /// The pin changes nothing, the flip comes after x:0 is in force, and nobody is left without endpoints.
@@ -196,6 +212,9 @@ impl Checker {
         let (before, after) = (names(w.before), names(w.after));
         let selector = |objects| find(objects, Kind::Service, &self.apex).map(|s| strings(s, "/spec/selector")).unwrap_or_default();
         let (old, new) = (selector(w.before), selector(w.after));
+        if old == new {
+            return Ok(());
+        }
         let whole = |s: &BTreeMap<String, String>| *s == self.users_selector;
         if whole(&old) || whole(&new) {
             return ensure(before.is_empty() || before == after, "pin", || {
@@ -203,10 +222,12 @@ impl Checker {
             });
         }
         let to = truth::revision_behind(w.after, &self.apex).unwrap_or_default();
-        if to != self.live {
+        if to != self.live && !self.by_pods {
             for (rule, shares) in truth::shares(w.before, &self.apex) {
                 let forced = self.in_force(w, &rule);
-                let done = |s: &Shares| s.total() == 0 || s.of(&self.live) == 0;
+                // What nobody has split yet, such as a rule that was just added, goes along when x:0 is on record.
+                let unsplit = truth::names_apex_only(w.before, &rule, &self.apex) && self.on_record().is_all_new();
+                let done = |s: &Shares| s.total() == 0 || s.of(&self.live) == 0 || unsplit;
                 ensure(done(&shares) && forced.as_ref().is_none_or(done), "flip", || {
                     format!("the apex went to {to} while rule {rule:?} says {shares:?}, in force is {forced:?}")
                 })?;
@@ -243,13 +264,14 @@ impl Checker {
             // What is in force is only written down again.
             return Ok(());
         }
-        // A rule that nobody knows yet is born with what is on record.
-        if forced.is_none() && now.is_at_most(&self.live, self.on_record()) {
-            return Ok(());
-        }
+        // A rule that nobody knows yet, or that somebody has just written, is born with what is on record.
+        let is_new = forced.is_none() || truth::names_apex_only(w.before, rule, &self.apex);
         // A step that one route carries already was decided; the others follow without another verdict.
         let begun =
             truth::shares(w.before, &self.apex).iter().any(|((route, _), s)| *route != rule.0 && s.not_of(&self.live) > 0 && s.is_as(now));
+        if is_new && (now.is_at_most(&self.live, self.on_record()) || (forced.is_none() && begun)) {
+            return Ok(());
+        }
         ensure(forced.as_ref().is_some_and(|f| f.is_as(was)), "settle", || {
             format!("{rule:?} rose to {now:?} while {forced:?} was in force, not yet {was:?}")
         })?;
@@ -284,7 +306,7 @@ fn forget_label(object: &mut Value, path: &str) {
     }
 }
 
-fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
+pub fn find_version<'a>(objects: &'a Objects, version: &str) -> Option<&'a Value> {
     truth::all(objects, Kind::Deployment)
         .map(|(_, d)| d)
         .find(|d| truth::revision_run(objects, d) == version && int(d, "/spec/replicas") > 0)

@@ -60,6 +60,8 @@ pub struct Seen {
     pub autoscaler: bool,
     /// An autoscaler sizes the RollingUpdate.
     pub autoscaled: bool,
+    /// This process has taken over in the middle.
+    pub took_over: bool,
     /// The status as it was recorded last, instead of one made up from the fields above.
     pub status: Option<Value>,
 }
@@ -93,6 +95,7 @@ pub fn seen(state: &'static str) -> Seen {
         rival: false,
         autoscaler: false,
         autoscaled: false,
+        took_over: false,
         status: None,
     }
 }
@@ -263,7 +266,7 @@ impl Seen {
     pub fn plan(&self) -> Plan {
         let index = self.index();
         let obs = observe(&index, &Key::new("shop", "web")).unwrap();
-        let mut memory = Memory::default();
+        let mut memory = Memory { from_start: !self.took_over, ..Memory::default() };
         for (fact, seconds) in self.held {
             memory.since.insert(fact, now() - Duration::from_secs(seconds.unsigned_abs()));
         }
@@ -315,6 +318,8 @@ pub fn line(plan: &Plan) -> String {
                     (None, Some(_)) => "pause",
                     _ if edit("/metadata/finalizers").is_some() => "finalizer",
                     _ if edits.iter().any(|(op, path, _)| *op == "remove" && path.starts_with("/spec/rules")) => "restore",
+                    _ if edit("/metadata/annotations/aether.dev~1fence").is_some() => "mark",
+                    _ if edit("/metadata/annotations/aether.dev~1live").is_some() => "note",
                     _ => "weigh",
                 };
                 format!("{what} {}", target.key.name)

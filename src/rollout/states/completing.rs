@@ -4,6 +4,7 @@
 //! observation leads to the same next write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use json_patch::PatchOperation;
 use serde_json::json;
@@ -18,7 +19,7 @@ use crate::traffic::gate::{self, Gate};
 use crate::traffic::gateway::{self, RouteError};
 
 use super::shifting::{self, recorded, refused_order};
-use super::{MUTE_GATEWAY, SLOW_GATEWAY, Wait, endpoints, rolling_back, shut, sizing};
+use super::{MUTE_GATEWAY, SLOW_GATEWAY, Wait, endpoints, interference, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, shifted_to};
 use crate::rollout::model::{LiveCheck, Observation, Target, Write, count};
@@ -107,12 +108,14 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     if shown.is_empty() || !shown.iter().all(|p| new_pods.contains(p.as_str())) {
         return busy("waiting for the Service's endpoints to show the new version");
     }
-    let drained = turn.held_for("flipped", wish.old_version_stays());
+    // Where somebody has taken the pin away, the old version was reached until the data plane knew that it is back.
+    let again = if interference::is_recent(&obs.status, turn.now) { wish.settle } else { Duration::ZERO };
+    let drained = turn.held_for("flipped", wish.old_version_stays() + again);
     let split = obs.routes.iter().any(|r| gateway::is_split(r, obs.names()));
     if split && count(shown) < ready {
         return busy("waiting for the Service's endpoints to show all of the new version");
     }
-    if let Err(e) = restore_routes(turn) {
+    if let Err(e) = restore_routes(turn, Some(new_pin)) {
         return Progress::Stuck("RouteUnsuitable", e.to_string());
     }
     if turn.acts() {
@@ -137,6 +140,8 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
         return if turn.acts() {
             busy("removing the version Services")
         } else {
+            // With its last word: until then the update may go back.
+            note_live(turn);
             Progress::Done(
                 "OldVersionKept",
                 format!("version {} is live; the old version is kept by cleanupPolicy MANUAL, so the Service stays pinned", wish.version),
@@ -147,14 +152,17 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     busy("removing the old version")
 }
 
-/// Gives every route that is split back as the user wrote it.
-pub fn restore_routes(turn: &mut Turn<'_>) -> Result<(), RouteError> {
+/// Gives every route that is split back as the user wrote it, if the Service that it names then selects that version alone.
+pub fn restore_routes(turn: &mut Turn<'_>, pin: Option<&Pin>) -> Result<(), RouteError> {
     let obs = turn.obs;
+    let selects = || obs.apex.iter().zip(pin).map(|(apex, pin)| LiveCheck::Selector(apex.meta.key(), apex::pinned_selector(apex, pin)));
     for route in &obs.routes {
         if let Some(mut ops) = gateway::restore(route, obs.names())? {
             // Every weight of a rule is written, by its place: only as it was looked at.
             ops.push(patch::only_as_specified(&route.meta));
-            turn.patch("the route says again what the user wrote", Kind::HttpRoute, &route.meta, ops);
+            ops.extend(patch::clear_annotations(&route.meta, &[names::FENCE]));
+            let write = Write::Patch(Target::of(Kind::HttpRoute, &route.meta), ops);
+            turn.act_if("the route says again what the user wrote", write, selects().collect());
         }
     }
     Ok(())
@@ -179,29 +187,43 @@ fn retire_old(turn: &mut Turn<'_>, new_pin: &Pin) {
     delete_services(turn);
     let Some(workload) = &obs.workload else { return };
     let checks = only_reached(obs, new_pin);
-    let live =
-        [(names::LIVE, obs.status.new_version.clone().unwrap_or_default()), (names::LIVE_REVISION, obs.objects.new_revision.clone())];
     if obs.old_is_workload() {
         let old = workload;
-        let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(0))];
+        // It may look the same again, and a rollback lie in between: a write that was held up must not go through.
+        let mut ops = vec![patch::only_at(&old.meta), patch::replace("/spec/replicas", json!(0))];
         if obs.holds_workload() {
             // What its template was stays written down: while it is that, scaling up brings the old version back.
             ops.extend(unpause());
         }
-        ops.extend(patch::annotate(&old.meta, &live));
+        ops.extend(patch::annotate(&old.meta, &notes_of_live(obs)));
+        ops.extend(patch::clear_annotations(&old.meta, &[names::FENCE]));
         turn.act_if(
             "the old version goes, its Deployment stays as the template",
             Write::Patch(Target::of(Kind::Deployment, &old.meta), ops),
             checks,
         );
     } else {
-        if live.iter().any(|(name, value)| workload.meta.annotations.get(*name) != Some(value)) {
-            let why = "which version is live is written on the workload";
-            turn.patch(why, Kind::Deployment, &workload.meta, patch::annotate(&workload.meta, &live));
-        }
+        note_live(turn);
         if let Some(old) = &obs.old.deployment {
             turn.act_if("the old version goes", Write::Delete(Target::of(Kind::Deployment, &old.meta), old.meta.uid.clone()), checks);
         }
+    }
+}
+
+fn notes_of_live(obs: &Observation) -> [(&'static str, String); 2] {
+    [(names::LIVE, obs.status.new_version.clone().unwrap_or_default()), (names::LIVE_REVISION, obs.objects.new_revision.clone())]
+}
+
+/// The workload says which version is live, where it is not retired itself.
+fn note_live(turn: &mut Turn<'_>) {
+    let (obs, live) = (turn.obs, notes_of_live(turn.obs));
+    let is_marked = |w: &Deployment| w.meta.annotations.contains_key(names::FENCE);
+    let is_said = |w: &Deployment| !is_marked(w) && live.iter().all(|(name, value)| w.meta.annotations.get(*name) == Some(value));
+    if let Some(workload) = obs.workload.as_ref().filter(|w| !is_said(w)) {
+        let mut ops = vec![patch::only_at(&workload.meta)];
+        ops.extend(patch::annotate(&workload.meta, &live));
+        ops.extend(patch::clear_annotations(&workload.meta, &[names::FENCE]));
+        turn.patch("which version is live is written on the workload", Kind::Deployment, &workload.meta, ops);
     }
 }
 
@@ -225,6 +247,10 @@ fn release(turn: &mut Turn<'_>) -> Progress {
     let obs = turn.obs;
     delete_services(turn);
     if !obs.old.pods.is_empty() {
+        if let Some(pin) = obs.new.pin.as_ref().filter(|_| obs.new.ready() > 0) {
+            // Somebody may take the pin away while they are there.
+            stay_pinned(turn, pin);
+        }
         return Progress::Busy(format!("{} pods of the old version are still ending", obs.old.pods.len()));
     }
     let version = obs.status.new_version.clone().unwrap_or_default();
@@ -264,8 +290,15 @@ pub fn release_apex(turn: &mut Turn<'_>, live: Option<&Pin>, live_is_workload: b
         }
         return None;
     };
+    stay_pinned(turn, live);
+    Some(format!("Service {} stays pinned to the live version, because {why}", apex.meta.name))
+}
+
+/// Pins the apex to the live version. Whether there is one.
+pub fn stay_pinned(turn: &mut Turn<'_>, live: &Pin) -> bool {
+    let Some(apex) = &turn.obs.apex else { return false };
     if !apex::is_pinned_to(apex, live) {
         turn.patch("the Service stays on the live version", Kind::Service, &apex.meta, apex::pin(apex, live));
     }
-    Some(format!("Service {} stays pinned to the live version, because {why}", apex.meta.name))
+    true
 }

@@ -101,8 +101,8 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
         turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, old_pin));
     }
     hold_old_revision(turn);
-    create_missing(turn, wish, workload, old_pin);
     sizing::grow(turn, wish);
+    create_missing(turn, wish, workload, old_pin);
     if turn.acts() {
         return busy("creating the new version");
     }
@@ -122,7 +122,7 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
             Ok(None) => {}
             Ok(Some(mut ops)) => {
                 // The route may say the same again when all is over: a write that was held up must not go through.
-                ops.push(patch::only_as_specified(&route.meta));
+                ops.push(patch::only_at(&route.meta));
                 turn.patch("the route names both versions, the new one at 0 %", Kind::HttpRoute, &route.meta, ops);
             }
             Err(e) => return Some(Wait("RouteUnsuitable", e.to_string())),
@@ -180,7 +180,7 @@ fn create_missing(turn: &mut Turn<'_>, wish: &Wish, workload: &Deployment, old_p
     let name = &obs.objects.new_revision;
     match &obs.new.deployment {
         None => {
-            if let Ok(object) = build::deployment(workload, wish, &obs.owner(), name, obs.instances()) {
+            if let Ok(object) = build::deployment(workload, wish, &obs.owner(), name, turn.status.new_instances.unwrap_or(1)) {
                 turn.create("the new version's pods", Kind::Deployment, name, object);
             }
         }

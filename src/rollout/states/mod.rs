@@ -10,6 +10,7 @@ use super::decide::Turn;
 pub mod completing;
 pub mod deploying;
 mod endpoints;
+mod fence;
 mod interference;
 pub mod pending;
 pub mod resting;

@@ -7,7 +7,7 @@ use crate::api::{RollingUpdateStatus, State};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::{completing, resting};
+use super::{completing, fence, resting};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, other_version};
 use crate::rollout::model::Observation;
@@ -54,6 +54,12 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         }
         Ok(_) if turn.hold_on() => turn.status = turn.obs.status.clone(),
         Ok((objects, instances)) => {
+            fence::turn_forward(turn);
+            if turn.acts() {
+                turn.status = turn.obs.status.clone();
+                return;
+            }
+            turn.starts();
             turn.status.old_version = turn.obs.live.as_ref().ok().map(|l| l.version.clone());
             turn.status.objects = Some(objects);
             turn.status.new_instances = Some(instances);

@@ -1,14 +1,16 @@
 //! At rest: an update that is over takes care of the live version, until the next one or until it is deleted.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY};
 use crate::api::{State, names};
-use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::facts::{Deployment, Kind, Service};
 use crate::cluster::patch;
 use crate::traffic::apex;
 
-use super::{completing, deploying, interference, rolling_back, sizing};
+use super::{SLOW_GATEWAY, completing, deploying, fence, interference, rolling_back, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, keeps_old, other_version};
 use crate::rollout::model::{Observation, Side};
@@ -17,6 +19,7 @@ use crate::rollout::wish::Wish;
 
 /// Nothing new is wanted: the Service stays on the live version, an adopted workload stays paused, its size follows.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
+    free_from_the_gone(turn);
     if is_in_charge(turn.obs) {
         stay_on_live(turn);
         if is_adopted(turn.obs) {
@@ -26,6 +29,9 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
             rolling_back::release_workload(turn);
         }
         sizing::follow(turn, wish);
+    }
+    if !turn.acts() {
+        fence::clear(turn);
     }
     status::refresh(&mut turn.status, turn.obs, other_version(wish).as_ref(), turn.now);
     if turn.obs.status.state == State::Completed {
@@ -65,11 +71,15 @@ fn say_whether_live(turn: &mut Turn<'_>) {
 
 /// The RollingUpdate is deleted and holds no traffic: what it still holds goes back, then the object may go.
 pub fn let_go(turn: &mut Turn<'_>) {
+    free_from_the_gone(turn);
     if is_in_charge(turn.obs) {
         stay_on_live(turn);
         if !turn.acts() {
             rolling_back::release_workload(turn);
         }
+    }
+    if !turn.acts() {
+        fence::clear(turn);
     }
     if !turn.acts() {
         turn.drop_finalizer();
@@ -90,14 +100,31 @@ fn live(obs: &Observation) -> &Side {
 /// Pods of another version must not come behind the Service, and a pin that nothing needs goes.
 fn stay_on_live(turn: &mut Turn<'_>) {
     let obs = turn.obs;
-    let Some(deployment) = live(obs).deployment.as_ref().filter(|_| !keeps_old(&obs.status)) else { return };
+    let Some(deployment) = &live(obs).deployment else { return };
     let live_is_workload = deployment.meta.name == obs.objects.workload;
-    let why = completing::release_apex(turn, live(obs).pin.as_ref(), live_is_workload);
-    let Some(apex) = obs.apex.as_ref().filter(|a| turn.acts() && why.is_some() && !apex::is_pinned(a)) else { return };
+    let stays = match live(obs).pin.as_ref().filter(|_| keeps_old(&obs.status)) {
+        Some(pin) => completing::stay_pinned(turn, pin),
+        None => completing::release_apex(turn, live(obs).pin.as_ref(), live_is_workload).is_some(),
+    };
+    let Some(apex) = obs.apex.as_ref().filter(|a| turn.acts() && stays && !apex::is_pinned(a)) else { return };
     if let Some(fight) = interference::put_back(turn, Kind::Service, &apex.meta) {
         turn.abandon();
         let list = &mut turn.status.conditions;
         conditions::set(list, obs.meta.generation, turn.now, CONFLICTING_MANAGER, Answer::True, fight.reason, &fight.message);
+    }
+}
+
+/// Somebody has deleted the live version: a pin to it keeps out whatever could serve instead.
+fn free_from_the_gone(turn: &mut Turn<'_>) {
+    let (obs, side) = (turn.obs, live(turn.obs));
+    let is_gone = obs.rival.is_none() && side.deployment.is_none() && side.pods.is_empty();
+    let to_it = |apex: &&Arc<Service>| is_gone && side.pin.as_ref().is_some_and(|pin| apex::is_pinned_to(apex, pin));
+    if side.deployment.is_none() && !side.pods.is_empty() {
+        // No watch wakes what is COMPLETED when they are gone.
+        turn.wake_after(SLOW_GATEWAY);
+    }
+    if let Some(apex) = obs.apex.as_ref().filter(to_it) {
+        turn.patch("nobody is left of the version that the Service is pinned to", Kind::Service, &apex.meta, apex::unpin(apex));
     }
 }
 

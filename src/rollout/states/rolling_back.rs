@@ -13,10 +13,10 @@ use crate::traffic::{apex, gateway};
 
 use super::completing::{delete_services, only_reached, release_apex, restore_routes, unpause};
 use super::deploying::{create_missing_services, pause_only};
-use super::{MUTE_GATEWAY, completing, endpoints, resting, shut};
+use super::{MUTE_GATEWAY, completing, endpoints, fence, interference, resting, shut};
 use crate::rollout::build::is_as_paused;
 use crate::rollout::decide::{BROUGHT_BACK, Cause, REFUSED, Turn, is_another};
-use crate::rollout::model::{Observation, Side, Target, Write};
+use crate::rollout::model::{LiveCheck, Observation, Side, Target, Write};
 use crate::rollout::status::Saying;
 use crate::rollout::wish::Wish;
 
@@ -28,6 +28,7 @@ pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
         turn.status.routing = Some("0:1".into());
         turn.status.effective_routing = Some("0:1".into());
     }
+    fence::turn_back(turn);
     let message = stuck.map_or_else(|| cause.message.clone(), |s| format!("{}; {s}", cause.message));
     turn.status.step = None;
     turn.say(Saying { by: cause.by, shifted: going_back(), ..Saying::new(State::RollingBack, cause.reason, message) });
@@ -119,6 +120,10 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.ready() > 0) else {
         return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
     };
+    if !obs.new.pin.as_ref().is_some_and(|new| apex::is_pinned_to(apex, new)) {
+        // Somebody has taken the pin away, so the new version may have had traffic; that must be known until it has drained.
+        let _ = interference::put_back(turn, Kind::Service, &apex.meta);
+    }
     turn.patch("callers of the Service go back to the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
     None
 }
@@ -136,12 +141,20 @@ fn bring_back(turn: &mut Turn<'_>) -> Option<String> {
     if went {
         turn.held(GONE);
     }
+    if let (Some(apex), Some(new)) = (&obs.apex, obs.new.pin.as_ref().filter(|_| obs.new.ready() > 0))
+        && !apex::is_pinned_to(apex, new)
+    {
+        // It may have been given back already, and then both versions would be behind it.
+        turn.patch("callers of the Service stay on the new version", Kind::Service, &apex.meta, apex::pin(apex, new));
+    }
     if old.replicas < wanted {
         let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(wanted))];
         ops.extend(pause_only(old));
         turn.patch("the old version comes back", Kind::Deployment, &old.meta, ops);
     }
-    let ready = obs.old.ready();
+    // Pods that are about to go may look ready still: what its controller says since it was scaled up counts as well.
+    let seen = if old.observed_generation < old.meta.generation { 0 } else { old.available };
+    let ready = obs.old.ready().min(seen);
     (ready < wanted).then(|| format!("not instant: {ready} of {wanted} pods of the old version are ready"))
 }
 
@@ -190,7 +203,7 @@ fn retreat(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if obs.apex.is_none() && split && !is_abandoned(obs) {
         return Some(format!("Service {} does not exist any more; create it again, the routes need it", obs.objects.service));
     }
-    if let Err(e) = restore_routes(turn) {
+    if let Err(e) = restore_routes(turn, obs.old.pin.as_ref()) {
         return Some(e.to_string());
     }
     if turn.acts() {
@@ -275,9 +288,9 @@ fn held_for(turn: &mut Turn<'_>, fact: &'static str, wait: Duration, since_decid
     }
 }
 
-/// The new version may have had traffic: not while it was only being deployed.
+/// The new version may have had traffic: not while it was only being deployed, unless somebody took the pin away.
 fn had_traffic(turn: &Turn<'_>) -> bool {
-    !matches!(came_from(turn), Some(State::Pending | State::Deploying))
+    !matches!(came_from(turn), Some(State::Pending | State::Deploying)) || interference::is_recent(&turn.obs.status, turn.now)
 }
 
 /// The state in which it was decided to go back.
@@ -304,9 +317,16 @@ pub fn release_workload(turn: &mut Turn<'_>) {
     if workload.paused {
         ops.extend(unpause());
     }
-    let notes = [names::PAUSED_TEMPLATE, names::LIVE, names::LIVE_REVISION, names::ADOPTED];
+    let mut notes = vec![names::PAUSED_TEMPLATE, names::ADOPTED, names::FENCE];
+    if obs.status.state != State::Completed || is_noted(workload) {
+        // Else it was kept beside the live version, which must still be known.
+        notes.extend([names::LIVE, names::LIVE_REVISION]);
+    }
     ops.extend(patch::clear_annotations(&workload.meta, &notes));
-    turn.patch("the workload is the user's again", Kind::Deployment, &workload.meta, ops);
+    // Never while a selector names the hash of its pods: another process may have pinned the Service again.
+    let selects = obs.apex.iter().map(|apex| LiveCheck::Selector(apex.meta.key(), apex.selector.clone())).collect();
+    let write = Write::Patch(Target::of(Kind::Deployment, &workload.meta), ops);
+    turn.act_if("the workload is the user's again", write, selects);
 }
 
 /// A Deployment of ours that was paused for Pods mode goes on.

@@ -245,7 +245,7 @@ fn write_ratio(turn: &mut Turn<'_>, target: &Asked) -> Option<Wait> {
             Ok(Some(mut ops)) => {
                 if raises {
                     // The weights may be the same again, and a rollback lie in between.
-                    ops.push(patch::only_as_specified(&route.meta));
+                    ops.push(patch::only_at(&route.meta));
                 }
                 turn.patch("the next ratio", Kind::HttpRoute, &route.meta, ops);
             }

@@ -157,7 +157,7 @@ impl Bug {
             HeldUpWritesGoThrough => {
                 for action in &mut plan.actions {
                     if let Write::Patch(Target { kind: Kind::HttpRoute, .. }, ops) = &mut action.write {
-                        ops.retain(|op| !matches!(op, PatchOperation::Test(t) if t.path.as_str() == "/metadata/generation"));
+                        ops.retain(|op| !matches!(op, PatchOperation::Replace(r) if r.path.as_str() == "/metadata/resourceVersion"));
                     }
                 }
             }

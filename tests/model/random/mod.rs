@@ -21,7 +21,8 @@ pub fn random(seed: u64) -> (Scenario, Faults) {
     let mut scenario = cluster(&mut rng, kills);
     let policy = rng.pick(&["IMMEDIATE", "IMMEDIATE", "IMMEDIATE", "GRACE_PERIOD", "MANUAL"]);
     let manual = policy == "MANUAL";
-    let mut people = People { approvals: rng.percent(10), versions: if manual { 1 } else { VERSIONS.len() }, version: 0, attempt: 1 };
+    let mut people =
+        People { approvals: rng.percent(10), versions: if manual { 1 } else { VERSIONS.len() }, version: 0, attempt: 1, first: false };
     scenario = Scenario { keeps_pin: manual, keeps_pause: manual, ..scenario }.with("cleanupPolicy", json!(policy));
     if people.approvals {
         scenario.updates[0]["spec"]["requireManualApproval"] = json!(true);
@@ -44,8 +45,15 @@ pub fn random(seed: u64) -> (Scenario, Faults) {
         let undoes = rng.pick(&[Undoes::Weights, Undoes::Pin, Undoes::Pause]);
         scenario.meddler = Some(Meddler { undoes, every: 1000 + rng.below(90_000), times: 1 + usize::try_from(rng.below(6)).unwrap() });
     }
-    // Nobody is left waiting for a person.
-    let last = people.act(&mut rng, false);
+    // Nobody is left waiting for a person: the last order, or approval, is for the version that is wanted.
+    let mut last = people.act(&mut rng, false);
+    if let Act::Spec(spec) = &mut last
+        && people.first
+        && spec.get("version").is_none()
+        && spec["control"].is_object()
+    {
+        spec["control"]["version"] = json!("1.0.0");
+    }
     scenario = scenario.when(When::After(rng.below(60_000)), last).ends(Goal::Over, "");
     let mut faults =
         Faults { rate: rng.pick(&[0, 30, 80, 200]), late: rng.percent(50), kills, until: 30 + rng.below(120), ..Faults::default() };
@@ -91,6 +99,8 @@ struct People {
     versions: usize,
     version: usize,
     attempt: usize,
+    /// They want the first version back.
+    first: bool,
 }
 
 impl People {
@@ -119,6 +129,7 @@ impl People {
             2 => self.control(json!({"outcome": "Rollback"})),
             3 if self.version + 1 < self.versions => {
                 self.version += 1;
+                self.first = false;
                 self.wants(json!({"version": VERSIONS[self.version]}))
             }
             4 if self.versions > 1 => {
@@ -131,7 +142,10 @@ impl People {
             9 => self.control(json!({"outcome": "Complete"})),
             10 => self.control(json!({"approved": rng.pick(&RATIOS)})),
             11 => Act::Spec(json!({"instances": 1 + rng.below(6)})),
-            12 if self.versions > 1 => Act::Spec(json!({"version": "1.0.0", "control": null})),
+            12 if self.versions > 1 => {
+                self.first = true;
+                Act::Spec(json!({"version": "1.0.0", "control": null}))
+            }
             _ => self.control(json!({"routing": "1:0", "outcome": "Complete"})),
         }
     }

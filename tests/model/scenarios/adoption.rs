@@ -27,6 +27,8 @@ pub fn all() -> Vec<Scenario> {
         }
         let deleted = adopted(base, "deleted").when(When::After(0), Act::Delete);
         table.push(deleted.ends(Goal::Gone, "1.0.0"));
+        let deleted = adopted(base, "deleted when the next version is wanted").when(When::After(0), version("2.0.0"));
+        table.push(deleted.when(When::After(0), Act::Delete).ends(Goal::Gone, "1.0.0"));
         let edited = adopted(base, "an edit that nobody brings out, and back").when(When::After(0), Act::image("2.0.0"));
         table.push(edited.when(When::After(9000), Act::image("1.0.0")).ends(Goal::State(Completed), "1.0.0"));
         let rolled_back = adopted(base, "a commit that is rolled back").when(When::After(0), Act::image("2.0.0"));

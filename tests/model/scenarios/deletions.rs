@@ -1,6 +1,6 @@
 //! Something is deleted in the middle, in every state.
 
-use aether_operator::api::State::{self, Completing, Deployed, Deploying, RolledBack, RollingBack, Routing};
+use aether_operator::api::State::{self, Completed, Completing, Deployed, Deploying, RolledBack, RollingBack, Routing};
 use aether_operator::cluster::facts::Kind::{Deployment, HttpRoute, Service};
 use serde_json::json;
 
@@ -47,8 +47,22 @@ pub fn all() -> Vec<Scenario> {
         table.push(one_of_two_routes(state, after));
     }
     table.extend(held());
+    table.extend(beside_a_kept_version());
     table.extend(MIDDLE.into_iter().flat_map(|(state, after)| without_route(state, after)));
     table
+}
+
+/// cleanupPolicy MANUAL: both versions are there, and the Service must stay on one.
+fn beside_a_kept_version() -> Vec<Scenario> {
+    let kept = |what: &str| Scenario::new(what).with("cleanupPolicy", json!("MANUAL"));
+    let apex = kept("the Service, beside a version that is kept, and made again,");
+    let apex = apex.harm(When::State(Completed, 3000), Act::Remove(Service, "web"), &["R10", "R1", "R11", "pin"], 12_000);
+    let apex = apex.when(When::After(4000), Act::Restore(Service, "web"));
+    let live = kept("the live version, beside a version that is kept,");
+    let live = live.harm(When::State(Completed, 3000), Act::Remove(Deployment, "web-2-0-0"), &["R10", "R1", "R11"], 12_000);
+    let apex_deleted = apex.clone().when(When::After(20_000), Act::Delete).ends(Goal::Gone, "2.0.0");
+    let kept = [apex, Scenario { says: Some("LiveVersionGone"), ..live }, apex_deleted];
+    kept.map(|scenario| Scenario { keeps_pin: true, keeps_pause: true, ..scenario }).into()
 }
 
 /// In Pods mode.

@@ -1,11 +1,12 @@
 //! A tool that does not know of the update undoes what it stands on.
 
-use aether_operator::api::State::RolledBack;
+use aether_operator::api::State::{Completing, RolledBack};
+use aether_operator::cluster::facts::Kind::Service;
 use serde_json::json;
 
 use super::pods::by_pods;
 use crate::meddler::{Meddler, Undoes};
-use crate::scenario::{Goal, Scenario};
+use crate::scenario::{Act, Goal, Scenario, When};
 
 const FIGHT: &str = "ConflictingManager";
 
@@ -23,6 +24,10 @@ pub fn all() -> Vec<Scenario> {
             table.push(Scenario { meddler: Some(Meddler { undoes, every, times }), ..scenario });
         }
     }
+    // The old version drains again: it was reached until the data plane knew that the pin is back.
+    let unpin = json!({"spec": {"selector": {"pod-template-hash": null, "aether.dev/revision": null}}});
+    let unpin = Act::Edit(Service, "web", unpin);
+    table.push(Scenario::new("the pin is taken away while completing").harm(When::State(Completing, 4000), unpin, &["R11", "pin"], 4000));
     table
 }
 
