@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::time::{DelayQueue, delay_queue};
 
-use crate::api::State;
 use crate::api::rolling_update::Objects;
+use crate::api::{State, names};
 use crate::rollout::apply::{Applied, apply};
 use crate::rollout::decide::decide;
 use crate::rollout::model::Memory;
@@ -230,10 +230,14 @@ fn is_named_after(name: &str, owner: &str) -> bool {
     name.starts_with(owner.get(..KEPT).unwrap_or(owner))
 }
 
-/// An update at rest looks after its Deployments, its Service and whatever may scale them, unless another one is at work.
+/// An update at rest looks after its Deployments, its Service and whatever may scale them, unless another one is at work;
+/// and after what comes with a label of its shift when that is over.
 fn cares_for(index: &Index, update: &Update, kind: Kind, about: &Key) -> bool {
     let (Some(objects), name) = (recorded(update), about.name.as_str()) else { return false };
+    let is_of = |d: &String| is_named_after(name, d);
     match kind {
+        Kind::ReplicaSet => is_of(&objects.old_revision) || is_of(&objects.new_revision),
+        Kind::Pod => index.pod(about).is_some_and(|p| p.meta.labels.contains_key(names::SERVING)),
         Kind::RollingUpdate => index.update(about).is_some_and(|o| recorded(&o).is_some_and(|o| o.workload == objects.workload)),
         Kind::Deployment => [&objects.workload, &objects.old_revision, &objects.new_revision].iter().any(|n| *n == name),
         Kind::Service => objects.service == name,

@@ -195,6 +195,14 @@ impl Index {
             .collect()
     }
 
+    /// The pod of that name.
+    pub fn pod(&self, key: &Key) -> Option<Arc<Pod>> {
+        match self.get(Kind::Pod, key)? {
+            Fact::Pod(o) => Some(o.clone()),
+            _ => None,
+        }
+    }
+
     /// The pods that carry that label value, whoever owns them now (an owner may be gone already).
     pub fn pods_labelled<'a>(&'a self, namespace: &'a str, key: &'a str, value: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
         self.in_namespace(Kind::Pod, namespace)

@@ -82,7 +82,7 @@ pub struct Cause {
 fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool) -> Option<Cause> {
     let cause = |reason, message: String, by| Some(Cause { reason, message, by });
     let ordered = wish.orders.outcome == Some(Outcome::Rollback);
-    if obs.status.state == State::Completing && !completing::old_version_is_whole(obs) {
+    if obs.status.state == State::Completing && (completing::is_retired(obs) || !completing::old_version_is_whole(obs)) {
         // Past the point of no return the way on is the short one, unless a person asks for the long one.
         let message = "spec.control.outcome is Rollback; not instant: the old version is scaled up first".into();
         return if ordered && completing::can_come_back(obs) { cause(BROUGHT_BACK, message, "spec.control") } else { None };

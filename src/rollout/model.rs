@@ -81,6 +81,8 @@ pub struct Side {
     pub pin: Option<Pin>,
     /// The one ReplicaSet of it that has pods; `None` where there is none or several.
     pub set: Option<Arc<ReplicaSet>>,
+    /// ReplicaSets of it whose pods are born in service (Pods mode).
+    pub edited: Vec<Arc<ReplicaSet>>,
     /// Its pods, terminating ones too.
     pub pods: Vec<Arc<Pod>>,
     /// Its Service.

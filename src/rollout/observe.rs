@@ -156,6 +156,7 @@ fn side(index: &Index, namespace: &str, workload: &str, (revision, service): (&s
         },
         pin: if operators { Some(Pin { key: names::REVISION, value: revision.to_owned() }) } else { hash() },
         set,
+        edited: deployment.as_ref().map(|d| filled_sets(index, d).filter(|s| s.serving.is_some()).collect()).unwrap_or_default(),
         service: index.service(&service_key),
         endpoints: endpoints(index, &service_key),
         deployment,
@@ -164,9 +165,13 @@ fn side(index: &Index, namespace: &str, workload: &str, (revision, service): (&s
 
 /// The one ReplicaSet with pods that a Deployment owns; none or several: not told.
 fn filled_set(index: &Index, deployment: &Deployment) -> Option<Arc<ReplicaSet>> {
-    let mut filled = index.replica_sets(&deployment.meta.uid).into_iter().filter(|s| s.replicas > 0);
+    let mut filled = filled_sets(index, deployment);
     let (first, second) = (filled.next()?, filled.next());
     second.is_none().then_some(first)
+}
+
+fn filled_sets(index: &Index, deployment: &Deployment) -> impl Iterator<Item = Arc<ReplicaSet>> {
+    index.replica_sets(&deployment.meta.uid).into_iter().filter(|s| s.replicas > 0)
 }
 
 fn endpoints(index: &Index, service: &Key) -> Endpoints {

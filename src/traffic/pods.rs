@@ -73,7 +73,9 @@ pub fn born_serving(set: &ReplicaSet, revision: Option<&str>) -> Vec<PatchOperat
         Some(revision) => patch::add(&path, json!(revision)),
         None => patch::remove(&path),
     };
-    vec![patch::test("/metadata/uid", json!(set.meta.uid)), patch::only_at(&set.meta), edit]
+    let mut ops = vec![patch::test("/metadata/uid", json!(set.meta.uid)), patch::only_at(&set.meta), edit];
+    ops.extend(patch::clear_annotations(&set.meta, &[names::FENCE]));
+    ops
 }
 
 #[cfg(test)]

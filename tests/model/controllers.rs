@@ -168,8 +168,8 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
     let template = &deployment["spec"]["template"];
     let wanted = int(deployment, "/spec/replicas");
     let sets = owned(world, Kind::ReplicaSet, uid);
-    let is_current = |s: &Value| is_made_from(s, template);
-    let current = sets.iter().find(|s| is_current(s));
+    // Of several that say the same the oldest is gone on with, and the others go, as with the real one.
+    let current = sets.iter().find(|s| is_made_from(s, template));
     let filled: Vec<_> = sets.iter().filter(|s| int(s, "/spec/replicas") > 0).collect();
     if deployment.pointer("/spec/paused").is_some() {
         let one = match filled.as_slice() {
@@ -198,7 +198,7 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
         world.create(Kind::ReplicaSet, set, "deployment").ok();
         return;
     };
-    let others: Vec<_> = filled.iter().filter(|s| !is_current(s)).collect();
+    let others: Vec<_> = filled.iter().filter(|s| s["metadata"]["uid"] != current["metadata"]["uid"]).collect();
     let Some(other) = others.first() else {
         scale(world, current, wanted);
         return;
@@ -216,9 +216,11 @@ fn roll(world: &mut World, key: &Key, deployment: &Value) {
 fn report(world: &mut World, key: &Key) {
     let Some(deployment) = world.at(Kind::Deployment, key).cloned() else { return };
     let mut counts = (0, 0, 0);
-    for set in owned(world, Kind::ReplicaSet, text(&deployment, "/metadata/uid")) {
-        let current = is_made_from(&set, &deployment["spec"]["template"]);
-        for pod in owned(world, Kind::Pod, text(&set, "/metadata/uid")).iter().filter(|p| !is_deleting(p)) {
+    let sets = owned(world, Kind::ReplicaSet, text(&deployment, "/metadata/uid"));
+    let updated = sets.iter().position(|s| is_made_from(s, &deployment["spec"]["template"]));
+    for (at, set) in sets.iter().enumerate() {
+        let current = updated == Some(at);
+        for pod in owned(world, Kind::Pod, text(set, "/metadata/uid")).iter().filter(|p| !is_deleting(p)) {
             counts.0 += 1;
             counts.1 += i32::from(current);
             counts.2 += i32::from(is_ready(pod));

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use aether_operator::api::{Ratio, State, Time};
+use aether_operator::api::{Ratio, State, Time, names};
 use aether_operator::cluster::facts::Kind;
+use serde_json::Value;
 
 use super::invariants::{Checked, Checker, ensure};
 use super::truth::{self, find, picked, ready_endpoints, revision_of};
@@ -12,7 +13,7 @@ use super::world::{Objects, int, is_deleting, is_ready, strings, text};
 use super::writes::Written;
 
 /// After the death of a pod the Service is whole again within this time.
-const HEALS: Duration = Duration::from_secs(30);
+pub const HEALS: Duration = Duration::from_secs(30);
 
 /// The EndpointSlice controller needs a moment to follow a new selector.
 const FOLLOWS: Duration = Duration::from_secs(5);
@@ -29,6 +30,10 @@ pub struct Seen {
     selector: BTreeMap<String, String>,
     /// Every ready pod of the application.
     ready: BTreeSet<String>,
+    /// The version behind it, where that is one that is not live, and how many pods it is to have.
+    alone: Option<(String, usize)>,
+    /// The live version alone is behind it.
+    is_live: bool,
 }
 
 /// Who was behind the apex lately.
@@ -44,12 +49,22 @@ pub struct Service {
     died: Option<Time>,
     /// When one that served has, until as many serve again.
     hurt: Option<Time>,
+    /// So late the operator may hear of a death.
+    slack: Duration,
+    /// So many pods a version that is not live was to have when the Service came to it, or has had since.
+    alone: usize,
 }
 
 impl Service {
     pub fn new(size: i64, now: Time) -> Self {
         let size = usize::try_from(size).unwrap();
-        Self { size, seen: Seen::default(), shifted: now, turned: now, died: None, hurt: None }
+        let slack = Duration::ZERO;
+        Self { size, seen: Seen::default(), shifted: now, turned: now, died: None, hurt: None, slack, alone: 0 }
+    }
+
+    /// A pod has died, and the operator may not have heard of it.
+    fn is_unheard(&self, now: Time) -> bool {
+        self.died.is_some_and(|at| now <= at + self.slack)
     }
 
     /// `slack`: so late the operator may hear of a death.
@@ -57,8 +72,12 @@ impl Service {
         if !self.seen.ready.is_subset(&seen.ready) {
             self.died = Some(now);
         }
-        let unheard = self.died.is_some_and(|at| now <= at + slack) && seen.serving.len() < self.size;
-        if !self.seen.serving.is_subset(&seen.ready) || (unheard && seen.serving != self.seen.serving) {
+        self.slack = slack;
+        let few = seen.serving.len() < self.size;
+        let unheard = self.is_unheard(now) && few;
+        // A rollback waits for nobody: a pod of the old version that has just died is not there yet.
+        let comes_back = seen.is_live && !self.seen.is_live && few && self.died.is_some_and(|at| now < at + HEALS);
+        if comes_back || !self.seen.serving.is_subset(&seen.ready) || (unheard && seen.serving != self.seen.serving) {
             self.hurt = Some(now);
         } else if seen.shown.min(seen.serving.len()) >= self.size {
             self.hurt = None;
@@ -69,6 +88,11 @@ impl Service {
         if self.seen.selector != seen.selector {
             self.turned = now;
         }
+        self.alone = match &seen.alone {
+            Some((version, _)) if self.seen.alone.as_ref().is_some_and(|(v, _)| v == version) => self.alone.max(seen.serving.len()),
+            Some((_, wanted)) => *wanted,
+            None => 0,
+        };
         self.seen = seen;
     }
 }
@@ -82,7 +106,10 @@ impl Checker {
     pub fn see(&self, objects: &Objects) -> Seen {
         let ready = truth::all(objects, Kind::Pod).filter(|(_, p)| truth::is_part_of(p, &self.workload) && is_ready(p));
         let serving = self.in_service(objects);
+        let behind = truth::revision_behind(objects, &self.apex);
         Seen {
+            is_live: behind.as_ref() == Some(&self.live),
+            alone: behind.filter(|v| *v != self.live).map(|v| (v.clone(), Self::wanted(objects, &v))),
             others: self.of_another(objects, &serving),
             serving,
             shown: ready_endpoints(objects, &self.apex).len(),
@@ -93,7 +120,17 @@ impl Checker {
 
     /// Of these pods, how many are not of the live version.
     fn of_another(&self, objects: &Objects, pods: &BTreeSet<String>) -> usize {
-        pods.iter().filter_map(|p| find(objects, Kind::Pod, p)).filter(|p| revision_of(p) != self.live).count()
+        pods.iter().filter_map(|p| find(objects, Kind::Pod, p)).filter(|p| self.is_of_another(objects, p)).count()
+    }
+
+    /// What the workload's own rollout goes through while it is not held is its owner's affair.
+    fn is_of_another(&self, objects: &Objects, pod: &Value) -> bool {
+        let is_owners = !strings(pod, "/metadata/labels").contains_key(names::REVISION);
+        revision_of(pod) != self.live && !(is_owners && self.is_let_go(objects))
+    }
+
+    fn is_there(objects: &Objects, version: &str) -> bool {
+        Self::wanted(objects, version) > 0 || truth::all(objects, Kind::Pod).any(|(_, p)| revision_of(p) == version && !is_deleting(p))
     }
 
     pub fn wanted(objects: &Objects, version: &str) -> usize {
@@ -105,7 +142,7 @@ impl Checker {
     /// R11 by pods: no more of another version than the ratio comes to, none of it at 0 %; and never fewer in all than before.
     pub fn endpoints(&self, objects: &Objects, now: Time) -> Checked {
         let (all, state) = (picked(objects, &self.apex), self.state(objects));
-        let others = all.iter().filter(|p| revision_of(p) != self.live).count();
+        let others = all.iter().filter(|p| self.is_of_another(objects, p)).count();
         let most = self.most(objects, state, now);
         ensure(most > 0 || others == 0, "R11", || {
             format!("Service {} selects {others} pods that are not of {} in {state}", self.apex, self.live)
@@ -125,13 +162,14 @@ impl Checker {
         Ok(())
     }
 
-    /// As many serve as did before; on the new version alone no more than it is to have.
+    /// As many serve as did before; on the new version alone no more than it was to have, until it has had more.
     fn floor(&self, objects: &Objects, state: State) -> usize {
-        let alone = truth::revision_behind(objects, &self.apex).is_some_and(|v| v != self.live);
+        let alone = truth::revision_behind(objects, &self.apex).filter(|v| *v != self.live);
         match state {
-            State::Deploying | State::Deployed | State::Routing | State::Completing | State::RollingBack if alone => {
-                let version = truth::revision_behind(objects, &self.apex).unwrap_or_default();
-                self.service.size.min(Self::wanted(objects, &version))
+            State::Deploying | State::Deployed | State::Routing | State::Completing | State::RollingBack if alone.is_some() => {
+                let wanted = Self::wanted(objects, &alone.unwrap_or_default());
+                let has_had = if self.service.seen.alone.is_some() { self.service.alone } else { wanted };
+                self.service.size.min(wanted).min(has_had)
             }
             State::Deploying | State::Deployed | State::Routing | State::Completing | State::RollingBack => {
                 self.service.size.min(Self::wanted(objects, &self.live))
@@ -147,7 +185,7 @@ impl Checker {
             // There is nobody to go back to, or not yet.
             State::RollingBack if self.comes_back(now) => usize::MAX,
             State::Deployed | State::Routing => {
-                let next = self.orders.iter().filter_map(|(_, spec)| Some(self.wanted_next(spec)?.ratio));
+                let next = self.orders_lately().filter_map(|spec| Some(self.wanted_next(spec)?.ratio));
                 next.chain([self.on_record()]).map(|ratio| self.share(objects, ratio)).max().unwrap_or_default()
             }
             _ => 0,
@@ -170,11 +208,15 @@ impl Checker {
         let floor = self.floor(w.before, self.state(w.before));
         if w.kind == Kind::Pod && !before.is_subset(&after) {
             let seen = ready_endpoints(w.before, &self.apex).intersection(&after).count();
-            ensure(self.service.hurt.is_some() || seen >= floor, "size", || {
+            ensure(self.service.hurt.is_some() || self.service.is_unheard(w.now) || seen >= floor, "size", || {
                 format!("{} went out of service while {seen} others were seen to serve, not {floor}", w.name)
             })?;
         }
         if self.of_another(w.after, &after) <= self.of_another(w.before, &before) {
+            return Ok(());
+        }
+        if !Self::is_there(w.before, &self.live) {
+            // People have deleted the version that was live: whoever serves instead is better than nobody.
             return Ok(());
         }
         let (state, others) = (self.state(w.before), self.of_another(w.after, &after));
@@ -187,7 +229,11 @@ impl Checker {
             return Ok(());
         }
         let rested = (w.now - self.recorded.1.min(self.service.shifted)).to_std().unwrap_or_default();
-        ensure(rested >= self.settle, "settle", || format!("{others} serve, {rested:?} after {} was put on record", self.recorded.0))?;
+        // The first pod that goes beyond what is on record has waited; the others of the step come with it.
+        let begun = self.of_another(w.before, &before) > self.share(w.before, self.on_record());
+        ensure(begun || rested >= self.settle, "settle", || {
+            format!("{others} serve, {rested:?} after {} was put on record", self.recorded.0)
+        })?;
         let version = find(w.after, Kind::RollingUpdate, &self.update).map(|u| self.brought_out(u)).unwrap_or_default();
         let (ready, all) = (self.ready_lately(&version), Self::wanted(w.before, &version));
         ensure(self.is_decided(ready >= all, |ratio| others <= self.share(w.before, ratio)), "R4", || {

@@ -7,7 +7,7 @@ use aether_operator::api::{State, Time, names};
 use aether_operator::cluster::facts::Kind;
 use serde_json::Value;
 
-use super::endpoints::Service;
+use super::endpoints::{HEALS, Service};
 use super::gateway::Plane;
 use super::truth::{self, find, picked, ready_endpoints, revision_of, revisions_picked};
 use super::world::{Objects, World, int, is_deleting, is_ready, items, owner_uids, selects, strings, text};
@@ -57,6 +57,10 @@ pub struct Checker {
     ready: VecDeque<(Time, BTreeMap<String, usize>)>,
     /// Orders over time.
     pub orders: VecDeque<(Time, Value)>,
+    /// Orders that a write which was held up was sent by, and until when they excuse what it does.
+    pub late: Option<(Time, VecDeque<(Time, Value)>)>,
+    /// Pods that such a write has labelled when its update was gone.
+    pub strays: BTreeSet<String>,
     /// The ratio on record, and since when.
     pub recorded: (String, Time),
     /// Who is behind the apex.
@@ -81,7 +85,7 @@ impl Checker {
         let objects = &world.objects;
         let rules = truth::all(objects, Kind::HttpRoute).map(|(n, r)| (n.to_owned(), r["spec"]["rules"].clone()));
         let workload = find(objects, Kind::Deployment, app);
-        Self {
+        let mut checker = Self {
             update: update.into(),
             apex: app.into(),
             workload: app.into(),
@@ -101,6 +105,8 @@ impl Checker {
             reaches: BTreeSet::new(),
             ready: VecDeque::new(),
             orders: VecDeque::new(),
+            late: None,
+            strays: BTreeSet::new(),
             recorded: (String::new(), world.now),
             service: Service::new(workload.map_or(0, |w| int(w, "/spec/replicas")), world.now),
             whole_since: None,
@@ -108,7 +114,9 @@ impl Checker {
             deleted: BTreeSet::new(),
             unattended: false,
             version_services: BTreeMap::new(),
-        }
+        };
+        checker.service.remember(checker.see(objects), Duration::ZERO, world.now);
+        checker
     }
 
     /// People have broken something: these invariants may not hold until then.
@@ -185,19 +193,23 @@ impl Checker {
         push(&mut self.ready, now, ready, self.slack);
         let update = find(objects, Kind::RollingUpdate, &self.update);
         self.follow_owner(objects);
+        self.late.take_if(|(until, _)| *until < now);
         self.unrouted = if truth::shares(objects, &self.apex).is_empty() { Some(now) } else { self.unrouted };
         push(&mut self.orders, now, update.map(|u| u["spec"].clone()).unwrap_or_default(), self.slack);
         let routing = update.map_or("", |u| text(u, "/status/routing"));
         if self.recorded.0 != routing {
             self.recorded = (routing.to_owned(), now);
         }
-        let ready = truth::all(objects, Kind::Pod).filter(|(_, p)| revision_of(p) == self.live && is_ready(p)).count();
+        let live = || truth::all(objects, Kind::Pod).map(|(_, p)| p).filter(|p| revision_of(p) == self.live && !is_deleting(p));
+        let ready = live().filter(|p| is_ready(p)).count();
+        // No selector names all pods of more than one ReplicaSet, and none of another version's.
+        let sets: BTreeSet<&str> = live().flat_map(owner_uids).collect();
         // Its controller says so, too: pods that are about to go look ready still.
         let said = find_version(objects, &self.live).is_some_and(|d| {
             let available = int(d, "/status/availableReplicas") >= i64::try_from(self.service.size).unwrap();
             available && int(d, "/status/observedGeneration") == int(d, "/metadata/generation")
         });
-        self.whole_since = (said && ready >= self.service.size).then(|| self.whole_since.unwrap_or(now));
+        self.whole_since = (said && ready >= self.service.size && sets.len() == 1).then(|| self.whole_since.unwrap_or(now));
         self.service.remember(self.see(objects), self.slack, now);
     }
 
@@ -217,9 +229,10 @@ impl Checker {
         }
     }
 
-    /// The live version cannot take everything, or could not a moment ago.
+    /// The live version cannot take everything, or could not a moment ago: the write that goes back to it may be lost, or
+    /// a process be away.
     pub fn comes_back(&self, now: Time) -> bool {
-        self.whole_since.is_none_or(|since| now <= since + self.slack)
+        self.whole_since.is_none_or(|since| now <= since + self.slack + HEALS)
     }
 
     pub fn ready_lately(&self, version: &str) -> usize {
@@ -310,7 +323,7 @@ impl Checker {
     }
 
     /// No update is under way or takes care of the workload, and it is not held: an edit of it rolls out by itself.
-    fn is_let_go(&self, objects: &Objects) -> bool {
+    pub fn is_let_go(&self, objects: &Objects) -> bool {
         let workload = find(objects, Kind::Deployment, &self.workload);
         let held = |w: &Value| w.pointer("/spec/paused").is_some() || strings(w, "/metadata/annotations").contains_key(names::ADOPTED);
         !self.state(objects).is_active() && !workload.is_some_and(|w| held(w))

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use aether_operator::api::State;
+use aether_operator::api::{State, conditions};
 use aether_operator::cluster::facts::{Key, Kind};
 use serde_json::json;
 
 use super::invariants::{Checked, ensure};
-use super::sim::{Sim, UPDATE};
+use super::sim::{Sim, UPDATE, reason_of};
 use super::truth;
 use super::world::{NS, World, is_deleting, items, millis, stamp, text};
 
@@ -41,6 +41,12 @@ fn told(world: &World) -> usize {
     truth::find(&world.objects, Kind::RollingUpdate, UPDATE).map_or(0, |u| items(u, "/status/interference").count())
 }
 
+/// It was given in.
+fn has_given_in(world: &World) -> bool {
+    let update = truth::find(&world.objects, Kind::RollingUpdate, UPDATE).map(AsRef::as_ref);
+    reason_of(update) == conditions::CONFLICTING_MANAGER
+}
+
 /// So often, and within this time, is a fight.
 const GIVES_IN_AT: usize = 3;
 const FIGHT: Duration = Duration::from_mins(5);
@@ -51,6 +57,10 @@ impl Sim {
         let now = self.cluster.world.now;
         let Some(meddler) = &mut self.scenario.meddler else { return Ok(()) };
         let active = self.checkers[0].state(&self.cluster.world.objects).is_active();
+        if self.checkers[0].state(&self.cluster.world.objects) == State::RollingBack && has_given_in(&self.cluster.world) {
+            // In the next attempt one more is enough.
+            self.meddled.drain(..self.meddled.len().saturating_sub(GIVES_IN_AT - 1));
+        }
         let there = truth::find(&self.cluster.world.objects, Kind::RollingUpdate, UPDATE).is_some_and(|u| !is_deleting(u));
         if meddler.times == 0 || !active || !there || now < self.meddles_at {
             return Ok(());
@@ -71,15 +81,9 @@ impl Sim {
         // Before that nobody can tell that it was there already.
         let state = self.checkers[0].state(&world.objects);
         let made = truth::find(&world.objects, Kind::Deployment, "web-2-0-0").is_some();
-        if made && (state != State::Deploying || meddler.undoes != Undoes::Weights) {
+        // On the way back it is put back for as long as it takes.
+        if made && state != State::RollingBack && (state != State::Deploying || meddler.undoes != Undoes::Weights) {
             self.meddled.push(now);
-        }
-        // It is told of one attempt.
-        let objects = truth::find(&world.objects, Kind::RollingUpdate, UPDATE)
-            .map(|u| u["status"]["objects"].to_string() + &u["status"]["attempt"].to_string());
-        if objects.as_ref().is_some_and(|o| *o != self.told_of) {
-            self.told_of = objects.unwrap_or_default();
-            self.meddled.drain(..self.meddled.len().saturating_sub(1));
         }
         let lately = self.meddled.iter().filter(|at| **at + FIGHT > now).count();
         // What could not be recorded is not known to the next process.

@@ -17,6 +17,12 @@ impl Checker {
         self.recorded.0.parse().unwrap_or(Ratio::ALL_OLD)
     }
 
+    /// What was ordered within the time in which the operator may not have heard of the next order.
+    pub fn orders_lately(&self) -> impl Iterator<Item = &Value> {
+        let late = self.late.iter().flat_map(|(_, orders)| orders);
+        self.orders.iter().chain(late).map(|(_, spec)| spec)
+    }
+
     /// The ratio that comes after the recorded one, by order or by the steps.
     pub fn wanted_next(&self, spec: &Value) -> Option<Next> {
         let control = &spec["control"];
@@ -36,7 +42,7 @@ impl Checker {
 
     /// Whether a share of the new version was decided: ordered, or the next step with all of its pods ready.
     pub fn is_decided(&self, whole: bool, fits: impl Fn(Ratio) -> bool) -> bool {
-        let next = self.orders.iter().filter_map(|(_, spec)| self.wanted_next(spec));
+        let next = self.orders_lately().filter_map(|spec| self.wanted_next(spec));
         next.filter(|next| next.ordered || whole).any(|next| fits(next.ratio))
     }
 }

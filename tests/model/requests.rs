@@ -1,6 +1,6 @@
 //! Requests of the operator: what a plan comes to, as in `rollout::apply` and `cluster::write`, and what goes wrong with them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ pub enum Fault {
 pub const FAULTS: [Fault; 6] =
     [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost, Fault::RequestLost, Fault::Conflict, Fault::Frozen];
 
+/// So long an operator has to put right what a write that was held up has done.
+const PUT_RIGHT: Duration = Duration::from_secs(30);
+
 /// How a write, or a whole plan, ended.
 pub enum End {
     Broken(Violation),
@@ -59,6 +62,8 @@ pub struct InFlight {
     update: (Key, String),
     target: Target,
     status: bool,
+    /// What was ordered when it was decided, as each checker remembers it.
+    orders: Vec<VecDeque<(Time, Value)>>,
     call: Box<dyn FnOnce(&mut World) -> bool>,
 }
 
@@ -127,7 +132,8 @@ impl Sim {
             Some(Fault::Frozen) => {
                 let at = self.thaws_at();
                 let call = Box::new(move |world: &mut World| call(world).is_ok());
-                self.in_flight.push(InFlight { at, update: self.at_work.clone(), target: target.clone(), status, call });
+                let orders = self.checkers.iter().map(|c| c.orders.clone()).collect();
+                self.in_flight.push(InFlight { at, update: self.at_work.clone(), target: target.clone(), status, orders, call });
                 return Err(End::Crashed);
             }
             Some(Fault::Conflict) => {
@@ -168,7 +174,12 @@ impl Sim {
     pub fn thaw(&mut self) -> Result<(), Violation> {
         let now = self.cluster.world.now;
         while let Some(at) = self.in_flight.iter().position(|f| f.at <= now) {
-            let InFlight { update: (update, of), target, status, call, .. } = self.in_flight.remove(at);
+            let InFlight { update: (update, of), target, status, orders, call, .. } = self.in_flight.remove(at);
+            for (checker, orders) in self.checkers.iter_mut().zip(orders) {
+                // It was right when it was sent. That an order is taken back changes no object it could be bound to, so it
+                // comes late, and is put right then.
+                checker.late = Some((now + PUT_RIGHT, orders));
+            }
             self.cluster.world.note(format!("** the write of {target} that was held up goes out"));
             let uid = |world: &World, kind, key| world.at(kind, key).map(|o| text(o, "/metadata/uid").to_owned());
             let before = uid(&self.cluster.world, target.kind, &target.key);
@@ -182,6 +193,12 @@ impl Sim {
             self.checkers.iter_mut().for_each(|c| c.excuse_until(excused, now + Duration::from_millis(1)));
             let taken = self.deliver(&target, status, call)?;
             self.cluster.world.note(if taken { ".. and is taken" } else { ".. and is refused" });
+            if taken && target.kind == Kind::Pod && uid(&self.cluster.world, Kind::RollingUpdate, &update).is_none_or(|u| u != of) {
+                // A label that nothing selects, and nobody is there to take it away; it goes with its pod.
+                for checker in &mut self.checkers {
+                    checker.strays.insert(target.key.name.clone());
+                }
+            }
             if let Some(made) = uid(&self.cluster.world, target.kind, &target.key).filter(|_| before.is_none()) {
                 self.late.push(Late { update: (update, of), target, made, looks_at: now });
             }

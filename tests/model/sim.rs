@@ -75,8 +75,7 @@ pub struct Sim {
     pub meddled: Vec<Time>,
     /// Where that was, which invariants it breaks, and no operator has heard of it yet.
     pub unheard: Option<(Kind, &'static [&'static str])>,
-    /// The release of which that is told, and how many of its records went wrong.
-    pub told_of: String,
+    /// Records of it that went wrong.
     pub lost: usize,
     rng: Rng,
     late_until: Option<Time>,
@@ -135,7 +134,6 @@ impl Sim {
             meddles_at: since,
             meddled: Vec::new(),
             unheard: None,
-            told_of: String::new(),
             lost: 0,
             late_until: None,
             fault_rng: Rng::new(rng.next()),

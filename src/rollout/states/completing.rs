@@ -36,10 +36,11 @@ pub fn can_come_back(obs: &Observation) -> bool {
     obs.status.old_instances.is_some() && obs.old_is_workload() && obs.workload.as_ref().is_some_and(|w| build::is_as_paused(w))
 }
 
-/// The workload says that the new version is live: that is written when the old one goes.
-fn is_retired(obs: &Observation) -> bool {
+/// The workload says that the new version is live: that is written when the old one goes, and there is no way back at
+/// once from then on, even if somebody scales it up.
+pub fn is_retired(obs: &Observation) -> bool {
     let noted = |w: &Arc<Deployment>| w.meta.annotations.get(names::LIVE_REVISION) == Some(&obs.objects.new_revision);
-    obs.workload.as_ref().is_none_or(noted)
+    obs.workload.as_ref().is_some_and(noted)
 }
 
 /// Does the next thing, or says what is waited for. In COMPLETED it removes an old version that was kept.
@@ -54,7 +55,7 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         sizing::grow(turn, wish);
     }
     // Somebody else may have scaled the old version down; what else has to be done before it goes is done all the same.
-    let waiting = if whole || !is_retired(turn.obs) { retire(turn, wish) } else { release(turn) };
+    let waiting = if whole || !(turn.obs.workload.is_none() || is_retired(turn.obs)) { retire(turn, wish) } else { release(turn) };
     let saying = match waiting {
         Progress::Busy(message) => {
             // No watch wakes what is COMPLETED.

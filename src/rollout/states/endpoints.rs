@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::api::Ratio;
-use crate::cluster::facts::{Kind, Pod};
+use crate::api::{Ratio, names};
+use crate::cluster::facts::{Deployment, Kind, Pod};
+use crate::cluster::patch;
+use crate::rollout::build;
 use crate::rollout::decide::Turn;
 use crate::rollout::model::{Observation, Side, count};
 use crate::traffic::apex;
@@ -50,12 +52,13 @@ pub fn go_to(turn: &mut Turn<'_>, ratio: Ratio) -> Option<Wait> {
         return None;
     }
     let revision = &obs.objects.new_revision;
-    if let Some(set) = obs.old.set.as_ref().filter(|s| s.serving.as_ref() != Some(revision)) {
+    let held = obs.old.deployment.as_ref().is_some_and(|d| d.paused);
+    if let Some(set) = obs.old.set.as_ref().filter(|s| held && s.serving.as_ref() != Some(revision)) {
         turn.patch("pods that replace others serve as well", Kind::ReplicaSet, &set.meta, pods::born_serving(set, Some(revision)));
     }
     if is_serving(obs) {
         shift(turn, share);
-    } else {
+    } else if held {
         select_serving(turn);
     }
     None
@@ -66,6 +69,11 @@ fn select_serving(turn: &mut Turn<'_>) {
     let obs = turn.obs;
     let revision = &obs.objects.new_revision;
     let shown = &obs.apex_endpoints.ready;
+    let pinned = [&obs.old, &obs.new].into_iter().find(|side| is_pinned(obs, side)).map(Side::pod_names).unwrap_or_default();
+    if !shown.iter().all(|p| pinned.contains(p.as_str())) {
+        // What is known of the endpoints is older than the pin.
+        return;
+    }
     for pod in obs.old.pods.iter().chain(&obs.new.pods) {
         let (serves, is_shown) = (pods::serves(pod, revision), shown.contains(&pod.meta.name));
         if is_shown && !serves {
@@ -99,13 +107,14 @@ fn shift(turn: &mut Turn<'_>, share: Share) {
     if turn.acts() {
         return;
     }
-    let shown = |side: &Side| count(side.staying().filter(|p| obs.apex_endpoints.ready.contains(&p.meta.name)));
+    // One that has just gone out of service may be shown still.
+    let shown = |side: &Side| count(in_service(obs, side).into_iter().filter(|p| obs.apex_endpoints.ready.contains(&p.meta.name)));
     if shown(&obs.new) < share.new || shown(&obs.old) < share.old {
         return;
     }
     for (side, wanted) in [(&obs.new, share.new), (&obs.old, share.old)] {
         let mut pods = in_service(obs, side);
-        pods.sort_by_key(|p| p.ready);
+        first_to_go(&mut pods, &obs.apex_endpoints.ready);
         let surplus = usize::try_from(count(&pods) - wanted).unwrap_or_default();
         for pod in pods.into_iter().take(surplus) {
             turn.patch("a pod goes out of service", Kind::Pod, &pod.meta, pods::dismiss(pod));
@@ -113,19 +122,51 @@ fn shift(turn: &mut Turn<'_>, share: Share) {
     }
 }
 
+/// Sorts pods by when they go out of service: those that callers reach stay longest.
+fn first_to_go(pods: &mut [&Arc<Pod>], shown: &BTreeSet<String>) {
+    pods.sort_by_key(|p| (p.ready, shown.contains(&p.meta.name)));
+}
+
 /// Takes every trace of the serving label away; nothing selects it any more.
 pub fn tidy(turn: &mut Turn<'_>) {
     let obs = turn.obs;
-    let revision = &obs.objects.new_revision;
     if !obs.by_pods() || is_serving(obs) {
         return;
     }
-    if let Some(set) = obs.old.set.as_ref().filter(|s| s.serving.is_some()) {
-        turn.patch("pods are born as they were", Kind::ReplicaSet, &set.meta, pods::born_serving(set, None));
+    be_born_as_before(turn);
+    if let Some(set) = obs.old.set.as_ref().filter(|s| s.serving.is_none() && s.meta.annotations.contains_key(names::FENCE)) {
+        let mut ops = vec![patch::only_at(&set.meta)];
+        ops.extend(patch::clear_annotations(&set.meta, &[names::FENCE]));
+        turn.patch("nothing is held any more", Kind::ReplicaSet, &set.meta, ops);
     }
-    for pod in obs.old.staying().chain(obs.new.staying()).filter(|p| pods::serves(p, revision)) {
+    let old = obs.old.staying().filter(|p| !obs.new.pods.contains(p));
+    dismiss(turn, old.chain(obs.new.staying()));
+}
+
+/// The label of an earlier release may be there as well.
+fn dismiss<'a>(turn: &mut Turn<'_>, pods: impl Iterator<Item = &'a Arc<Pod>>) {
+    for pod in pods.filter(|p| p.meta.labels.contains_key(names::SERVING)) {
         turn.patch("the Service does not go by this any more", Kind::Pod, &pod.meta, pods::dismiss(pod));
     }
+}
+
+fn be_born_as_before(turn: &mut Turn<'_>) {
+    let obs = turn.obs;
+    for set in obs.old.edited.iter().chain(obs.new.edited.iter().filter(|s| !obs.old.edited.contains(s))) {
+        turn.patch("pods are born as they were", Kind::ReplicaSet, &set.meta, pods::born_serving(set, None));
+    }
+}
+
+/// Somebody has let the workload go, and its edited ReplicaSet is being replaced by one of the very same pods, which no
+/// selector names. Whether that is being undone: once the first one is again what the template says, the Deployment goes
+/// back to it, and only then can it be held again with all pods in one.
+pub fn reverts(turn: &mut Turn<'_>, workload: &Deployment) -> bool {
+    if !turn.obs.by_pods() || !build::is_as_paused(workload) {
+        return false;
+    }
+    be_born_as_before(turn);
+    let w = workload;
+    turn.acts() || w.observed_generation < w.meta.generation || w.updated != w.total
 }
 
 /// The apex goes by the serving label.
@@ -146,5 +187,21 @@ fn pin(turn: &mut Turn<'_>, side: &Side, why: &'static str) {
         && !apex::is_pinned_to(apex, pin)
     {
         turn.patch(why, Kind::Service, &apex.meta, apex::pin(apex, pin));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::facts::Meta;
+
+    /// Where an order changes in the middle of a step, a pod that has just come in goes again, not the one that serves.
+    #[test]
+    fn what_callers_reach_goes_last() {
+        let pod = |name: &str, ready| Arc::new(Pod { meta: Meta { name: name.into(), ..Meta::default() }, ready, ..Pod::default() });
+        let (shown, unseen, unready) = (pod("shown", true), pod("unseen", true), pod("unready", false));
+        let mut pods = [&shown, &unseen, &unready];
+        first_to_go(&mut pods, &["shown".to_owned()].into());
+        assert_eq!(pods.map(|p| p.meta.name.as_str()), ["unready", "unseen", "shown"]);
     }
 }

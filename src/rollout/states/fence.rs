@@ -27,6 +27,10 @@ pub fn turn_back(turn: &mut Turn<'_>) {
     if let Some(workload) = &obs.workload {
         mark(turn, Kind::Deployment, &workload.meta);
     }
+    // One that was edited already is written anyway. The mark goes with the other traces of the shift.
+    if let Some(set) = obs.old.set.as_ref().filter(|s| obs.by_pods() && s.serving.is_none()) {
+        mark(turn, Kind::ReplicaSet, &set.meta);
+    }
 }
 
 /// A release begins on what the last one holds still: nothing that would give it back may arrive any more.

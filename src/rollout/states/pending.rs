@@ -7,7 +7,7 @@ use crate::api::{RollingUpdateStatus, State};
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::{completing, fence, resting};
+use super::{completing, fence, resting, rolling_back};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, other_version};
 use crate::rollout::model::Observation;
@@ -84,6 +84,7 @@ fn take_over(turn: &mut Turn<'_>, wish: &Wish, version: &str) {
         resting::adopt(turn, workload, version);
     }
     completing::release_apex(turn, obs.old.pin.as_ref(), workload.is_some());
+    rolling_back::release_old_revision(turn);
     turn.status.objects =
         Some(Objects { new_revision: obs.objects.old_revision.clone(), old_service: String::new(), ..obs.objects.clone() });
     turn.status.new_instances = Some(obs.old.wanted());
@@ -100,6 +101,8 @@ fn begin_anew(turn: &mut Turn<'_>) {
         Transition { at: turn.now, from: old.state, to: State::Pending, reason: "NewVersionWanted".into(), by: "spec.version".into() };
     turn.status = RollingUpdateStatus {
         history: old.history,
+        // A fight goes on over releases.
+        interference: old.interference,
         conditions: old.conditions,
         ready_instances: old.ready_instances,
         ready: old.ready,

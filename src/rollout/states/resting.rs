@@ -10,7 +10,7 @@ use crate::cluster::facts::{Deployment, Kind, Service};
 use crate::cluster::patch;
 use crate::traffic::apex;
 
-use super::{SLOW_GATEWAY, completing, deploying, fence, interference, rolling_back, sizing};
+use super::{SLOW_GATEWAY, completing, deploying, endpoints, fence, interference, rolling_back, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, keeps_old, other_version};
 use crate::rollout::model::{Observation, Side};
@@ -22,11 +22,16 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     free_from_the_gone(turn);
     if is_in_charge(turn.obs) {
         stay_on_live(turn);
+        if !turn.acts() {
+            // A pod may have come too late to be seen when the shift was over, or a label.
+            endpoints::tidy(turn);
+        }
         if is_adopted(turn.obs) {
             stay_paused(turn);
         } else if !turn.acts() && turn.obs.status.state != State::Completed {
             // An edit that kept it paused after a rollback may have been undone.
             rolling_back::release_workload(turn);
+            rolling_back::release_old_revision(turn);
         }
         sizing::follow(turn, wish);
     }
@@ -74,6 +79,9 @@ pub fn let_go(turn: &mut Turn<'_>) {
     free_from_the_gone(turn);
     if is_in_charge(turn.obs) {
         stay_on_live(turn);
+        if !turn.acts() {
+            endpoints::tidy(turn);
+        }
         if !turn.acts() {
             rolling_back::release_workload(turn);
         }

@@ -117,10 +117,15 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if obs.new_deployment().is_none() && obs.new.pods.is_empty() {
         return None;
     }
-    let Some(pin) = obs.old.pin.as_ref().filter(|_| obs.old.ready() > 0) else {
-        return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
+    let Some(pin) = &obs.old.pin else {
+        let name = &obs.objects.old_revision;
+        return Some(format!("Deployment {name} has pods of no or more than one ReplicaSet, so the Service cannot be moved to it yet"));
     };
-    if !obs.new.pin.as_ref().is_some_and(|new| apex::is_pinned_to(apex, new)) {
+    if obs.old.ready() == 0 {
+        return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
+    }
+    let is_ours = obs.new.pin.as_ref().is_some_and(|new| apex::is_pinned_to(apex, new)) || endpoints::is_serving(obs);
+    if !is_ours {
         // Somebody has taken the pin away, so the new version may have had traffic; that must be known until it has drained.
         let _ = interference::put_back(turn, Kind::Service, &apex.meta);
     }
@@ -147,8 +152,10 @@ fn bring_back(turn: &mut Turn<'_>) -> Option<String> {
         // It may have been given back already, and then both versions would be behind it.
         turn.patch("callers of the Service stay on the new version", Kind::Service, &apex.meta, apex::pin(apex, new));
     }
-    if old.replicas < wanted {
-        let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(wanted))];
+    // Somebody may have scaled it up, but it had been let go.
+    if old.replicas < wanted || (completing::can_come_back(obs) && !old.paused) {
+        let size = old.replicas.max(wanted);
+        let mut ops = vec![patch::test("/metadata/uid", json!(old.meta.uid)), patch::replace("/spec/replicas", json!(size))];
         ops.extend(pause_only(old));
         turn.patch("the old version comes back", Kind::Deployment, &old.meta, ops);
     }
@@ -267,7 +274,7 @@ fn hold_workload(turn: &mut Turn<'_>) {
     let obs = turn.obs;
     let named = obs.old.service.is_some() || obs.apex.as_ref().is_some_and(|a| apex::is_pinned(a));
     let Some(workload) = obs.workload.as_ref().filter(|w| named && !w.paused && obs.old_is_workload() && is_noted(w)) else { return };
-    if !is_as_paused(workload) || obs.old.set.is_some() {
+    if !endpoints::reverts(turn, workload) && (!is_as_paused(workload) || obs.old.set.is_some()) {
         let why = "an edit of the template must not replace the pods that carry the traffic";
         turn.patch(why, Kind::Deployment, &workload.meta, pause_only(workload));
     }
@@ -330,7 +337,7 @@ pub fn release_workload(turn: &mut Turn<'_>) {
 }
 
 /// A Deployment of ours that was paused for Pods mode goes on.
-fn release_old_revision(turn: &mut Turn<'_>) {
+pub fn release_old_revision(turn: &mut Turn<'_>) {
     let obs = turn.obs;
     if let Some(old) = obs.old.deployment.as_ref().filter(|d| obs.by_pods() && !obs.old_is_workload() && d.paused) {
         turn.patch("its pods are as they were", Kind::Deployment, &old.meta, unpause());

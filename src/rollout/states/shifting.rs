@@ -81,7 +81,7 @@ pub fn stand_firm(turn: &mut Turn<'_>, wish: &Wish) -> Option<Cause> {
     let obs = turn.obs;
     if let Some(workload) = obs.workload.as_ref().filter(|w| obs.old_is_workload() && !w.paused) {
         // A rollout back to what was paused is let through.
-        if !build::is_as_paused(workload) || obs.old.set.is_some() {
+        if !endpoints::reverts(turn, workload) && (!build::is_as_paused(workload) || obs.old.set.is_some()) {
             if let Some(fight) = interference::put_back(turn, Kind::Deployment, &workload.meta) {
                 return Some(fight);
             }
@@ -138,12 +138,17 @@ fn carries(obs: &Observation, ratio: Ratio) -> bool {
     if obs.by_pods() { endpoints::carries(obs, ratio) } else { on_routes(obs) == Some(ratio) }
 }
 
+/// Whether the new version gets anything by that ratio: by pods a small one may come to none.
+fn gives_new(obs: &Observation, ratio: Ratio) -> bool {
+    if obs.by_pods() { endpoints::share(obs, ratio).new > 0 } else { !ratio.is_all_old() }
+}
+
 /// The ratio that should be in force now: a person's, else the next step when its time has come.
 /// The second part says what keeps the progression where it is.
 fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> (Asked, Option<Wait>) {
     let stay = |why| (recorded.clone(), why);
     let obs = turn.obs;
-    if !recorded.ratio.is_all_old() && obs.new.endpoints.ready.is_empty() && !obs.old.endpoints.ready.is_empty() {
+    if gives_new(obs, recorded.ratio) && obs.new.endpoints.ready.is_empty() && !obs.old.endpoints.ready.is_empty() {
         let message = "no pod of the new version is ready, so all traffic is back on the old version until they are".to_owned();
         return (Asked::from(Ratio::ALL_OLD), Some(Wait("NewVersionNotServing", message)));
     }

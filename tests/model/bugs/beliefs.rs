@@ -35,9 +35,7 @@ impl Bug {
                 obs.apex_endpoints.ready.extend(labelled.map(|p| p.meta.name.clone()));
             }
             ServingKeyLeftInTheReplicaSet if matches!(obs.status.state, State::Completing | State::RollingBack) => {
-                if let Some(set) = &mut obs.old.set {
-                    Arc::make_mut(set).serving = None;
-                }
+                obs.old.edited.clear();
             }
             FightsForEver => obs.status.interference.clear(),
             PinGoneUnnoticed if obs.status.state.is_active() => {

@@ -1,8 +1,10 @@
 //! Pods mode: no route, so traffic is shifted by the Service's endpoints.
 
 use aether_operator::api::State::{Completed, Completing, Deployed, Deploying, RollingBack, Routing};
+use aether_operator::cluster::facts::Kind::Deployment;
 use serde_json::{Value, json};
 
+use crate::meddler::{Meddler, Undoes};
 use crate::scenario::{Act, Goal, Scenario, When};
 
 /// 1.0.0 -> 2.0.0 of four pods each, in three steps.
@@ -83,6 +85,48 @@ pub fn all() -> Vec<Scenario> {
             let all = by_pods(&name("every pod")).harm(When::Routing(at, 2000), Act::Kill(version, 9), &["R10", "size"], 12_000);
             table.push(all);
         }
+    }
+    table.extend(found());
+    table
+}
+
+/// What random worlds have found.
+fn found() -> Vec<Scenario> {
+    let pin = Some(Meddler { undoes: Undoes::Pin, every: 12_000, times: 9 });
+    let pause = |every| Some(Meddler { undoes: Undoes::Pause, every, times: 1 });
+    let mut table = vec![
+        Scenario { replicas: 3, ..by_pods("a share that comes to no pod, and no pod to serve") }
+            .orders(When::State(Deployed, 1000), json!({"routing": "1:3"}))
+            .when(When::Routing("1:3", 4000), Act::Kill("2.0.0", 9))
+            .orders(When::After(9000), json!({"routing": null})),
+        // Its label comes with it, and the news of it when all is over.
+        Scenario { keeps_pin: true, keeps_pause: true, pods_late: 6000, ..by_pods("a pod is born as the shift ends") }
+            .with("cleanupPolicy", json!("MANUAL"))
+            .when(When::State(Completing, 3000), Act::Kill("1.0.0", 1)),
+        by_pods("deleted just as the next version is wanted")
+            .with("version", json!("1.0.0"))
+            .when(When::State(Completed, 5000), Act::Spec(json!({"version": "2.0.0"})))
+            .when(When::After(0), Act::Delete)
+            .ends(Goal::Gone, "1.0.0"),
+        Scenario { says: Some("ConflictingManager"), meddler: pin, ..by_pods("the pin is taken away in one attempt after the other") }
+            .when(When::Routing("1:1", 0), Act::Spec(json!({"attempt": 2})))
+            .rolled_back(),
+        by_pods("the old version is scaled up when it has gone, and another is wanted")
+            .harm(When::State(Completing, 6500), Act::Edit(Deployment, "web", json!({"spec": {"replicas": 5}})), &["R11"], 60_000)
+            .when(When::After(0), Act::Spec(json!({"version": "3.0.0"})))
+            .ends(Goal::State(Completed), "3.0.0"),
+    ];
+    // The pods that carry everything must not be replaced by some that the Service does not select.
+    let held = by_pods("the pause is taken away at 0:1, when something was shifted before");
+    let held = held.orders(When::State(Deployed, 1000), json!({"routing": "1:1"}));
+    let held = held.orders(When::Routing("1:1", 5000), json!({"routing": "0:1"}));
+    let resume = Act::Edit(Deployment, "web", json!({"spec": {"paused": null}}));
+    let resumed = held.harm(When::Routing("0:1", 3000), resume, &["T3"], 20_000);
+    table.push(resumed.orders(When::After(20_000), json!({"routing": null})));
+    for every in [9000, 14_000, 19_000, 26_000] {
+        table.push(Scenario { meddler: pause(every), ..by_pods(&format!("the pause is taken away after {every} ms")) });
+        let back = rollback_when(&format!("the pause is taken away after {every} ms of a rollback"), When::Routing("1:1", 4000));
+        table.push(Scenario { meddler: pause(every), ..back });
     }
     table
 }
