@@ -3,6 +3,11 @@
 //! Today readiness is the only evidence; a spec that asks for metrics gets an honest Unknown,
 //! which never advances by itself and never stands in a person's way.
 
+pub mod evidence;
+pub mod judge;
+pub mod likelihood;
+pub mod simulation;
+
 use crate::api::Time;
 use crate::api::rolling_update::{Decision, Verdict};
 

@@ -1,0 +1,17 @@
+//! Where health is read: from pods' own metrics or a Prometheus, to counted requests per version.
+//!
+//! ```text
+//! targets ---> scrape ---> exposition ---> recognise --+
+//!                |                                     +--> Snapshot ---> window ---> Totals per version
+//!                +--------> prometheus ----------------+
+//! ```
+//! Only `scrape` does IO. What cannot be read is a [`snapshot::Problem`], never a number.
+
+pub mod exposition;
+pub mod prometheus;
+pub mod promql;
+pub mod recognise;
+pub mod scrape;
+pub mod snapshot;
+pub mod targets;
+pub mod window;
