@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use super::Time;
 use super::conditions::Condition;
+use super::evidence::Evidence;
 
 const RATIO_RULE: &str = "self.matches('^ *(1000000|[0-9]{1,6}) *: *(1000000|[0-9]{1,6}) *$') && self.matches('[1-9]')";
 const RATIO_HELP: &str = "must be new:old, two whole numbers from 0 to 1000000, not both 0, for example 1:3";
@@ -260,6 +261,10 @@ pub struct PodMetricsSpec {
 /// A Prometheus-compatible API.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.preset != 'custom' || (has(self.queries) && 'requests' in self.queries)").message("preset custom needs queries with one named requests; the others may be errors and durationSeconds or durationMilliseconds"))]
+#[x_kube(validation = Rule::new("self.preset == 'custom' || !has(self.queries)").message("queries are for preset custom; set preset: custom or take the queries away"))]
+#[x_kube(validation = Rule::new("!has(self.queries) || self.queries.all(q, q in ['requests', 'errors', 'durationSeconds', 'durationMilliseconds'])").message("queries may be named requests, errors, durationSeconds and durationMilliseconds"))]
+#[x_kube(validation = Rule::new("!has(self.queries) || !('durationSeconds' in self.queries && 'durationMilliseconds' in self.queries)").message("queries has durationSeconds and durationMilliseconds; keep the one whose unit is right"))]
 pub struct PrometheusSpec {
     /// Its address, for example `http://prometheus.monitoring:9090`.
     #[x_kube(validation = Rule::new("self.matches('^https?://[^ /?#@]+')").message("must be an http or https address without credentials, for example http://prometheus:9090"))]
@@ -267,7 +272,10 @@ pub struct PrometheusSpec {
     pub address: String,
     /// Whose metric names to ask for.
     pub preset: PrometheusPreset,
-    /// The user's own queries, with preset `custom`.
+    /// The user's own queries, with preset `custom`: `requests` (needed), `errors` (without it the series of `requests`
+    /// need a label code, status or status_code), `durationSeconds` or `durationMilliseconds` (histogram buckets with `le`).
+    /// They ask for raw counters of one version, without rate() or increase(); inside quotes {{namespace}}, {{service}},
+    /// {{workload}}, {{version}} and, after =~, {{pods}} are filled in.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(length(max = 8))]
     pub queries: BTreeMap<String, String>,
@@ -449,6 +457,9 @@ pub struct RollingUpdateStatus {
     /// What that means for the update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// The counts that the decision is made from; the operator goes on from them after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
     /// When others last undid what the update stands on: the newest 20 times of the last five minutes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
@@ -543,11 +554,11 @@ pub struct Health {
 pub struct VersionHealth {
     /// Which.
     pub version: String,
-    /// Requests counted.
+    /// Requests counted since the first shift.
     pub request_count: i64,
     /// Share of failed ones, 0 to 1.
     pub error_rate: f64,
-    /// Mean latency; shown, never judged.
+    /// Mean latency in the running step; shown, never judged.
     pub avg_latency_ms: f64,
 }
 
@@ -563,6 +574,9 @@ pub struct Decision {
     pub message: String,
     /// When it was made.
     pub at: Time,
+    /// Once a breach was proven: what `spec.control.approved` said before. Another value is the answer to the breach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_before: Option<String>,
 }
 
 /// Whether the new version may go on. Unknown neither advances nor rolls back.
@@ -572,6 +586,17 @@ pub enum Verdict {
     Healthy,
     Unhealthy,
     Unknown,
+}
+
+impl Verdict {
+    /// As the status spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "Healthy",
+            Self::Unhealthy => "Unhealthy",
+            Self::Unknown => "Unknown",
+        }
+    }
 }
 
 /// One change of state.

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! targets ---> scrape ---> exposition ---> recognise --+
-//!                |                                     +--> Snapshot ---> window ---> Totals per version
+//!                |                                     +--> Snapshot ---> window ---> measure ---> Evidence
 //!                +--------> prometheus ----------------+
 //! ```
-//! Only `scrape` does IO. What cannot be read is a [`snapshot::Problem`], never a number.
+//! Only `scrape` and `measurer` do IO. What cannot be read is a [`snapshot::Problem`], never a number.
 
 pub mod exposition;
+pub mod measure;
+pub mod measurer;
 pub mod prometheus;
 pub mod promql;
 pub mod recognise;

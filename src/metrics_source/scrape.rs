@@ -92,6 +92,32 @@ pub enum FetchError {
     NoClient,
 }
 
+impl FetchError {
+    /// One word of a few, to count by.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Address | Self::NoClient => "address",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Status(_) => "status",
+            Self::TooLong(_) => "too_long",
+            Self::Compressed => "compressed",
+            Self::BrokeOff => "broke_off",
+        }
+    }
+}
+
+impl AskError {
+    /// One word of a few, to count by.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Fetch(error) => error.word(),
+            Self::Answer(_) => "unreadable",
+        }
+    }
+}
+
 /// Why a Prometheus gave nothing to count.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {

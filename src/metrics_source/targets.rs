@@ -3,8 +3,9 @@
 //! One, because an application and its sidecar count the same requests. A pod that is going away or
 //! not ready is read all the same, as long as it has an address: what it served counts.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+use crate::cluster::facts::{Pod, Process};
 
 /// Annotation that takes a pod out.
 const SCRAPE: &str = "prometheus.io/scrape";
@@ -16,30 +17,6 @@ const PATH: &str = "prometheus.io/path";
 const SCHEME: &str = "prometheus.io/scheme";
 /// Name of a container port, and where it shows metrics: the application's own, then the sidecars' (Linkerd 4191, Istio's Envoy 15090).
 const NAMED: [(&str, &str); 3] = [("metrics", "/metrics"), ("linkerd-admin", "/metrics"), ("http-envoy-prom", "/stats/prometheus")];
-
-/// What is known of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodFacts {
-    /// Its address, once it has one.
-    pub ip: String,
-    /// Its annotations, those of `prometheus.io/` at least.
-    pub annotations: BTreeMap<String, String>,
-    /// All its containers' ports, sidecars' as well.
-    pub ports: Vec<ContainerPort>,
-    /// It is going away.
-    pub deleting: bool,
-    /// It is ready.
-    pub ready: bool,
-}
-
-/// A port a container declares.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ContainerPort {
-    /// Its name, may be empty.
-    pub name: String,
-    /// Its number.
-    pub number: u16,
-}
 
 /// `metrics.pods` of the spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +36,8 @@ pub struct Target {
     pub port: u16,
     /// The pod is ready and stays: if it cannot be read, the numbers have a hole. Of others that is the course of things.
     pub expected: bool,
+    /// The run of the container that owns the counters, where that is known.
+    pub process: Option<Process>,
 }
 
 /// Why there is nothing to read, and what to do about it.
@@ -84,9 +63,9 @@ pub enum NoTarget {
 }
 
 /// Where to read a pod.
-pub fn of_pod(pod: &PodFacts, spec: &PodMetrics) -> Result<Target, NoTarget> {
+pub fn of_pod(pod: &Pod, spec: &PodMetrics) -> Result<Target, NoTarget> {
     let ip: IpAddr = pod.ip.parse().map_err(|_| NoTarget::NoAddress)?;
-    let annotation = |name| pod.annotations.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
+    let annotation = |name| pod.scraping.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
     let (port, usual_path) = match (spec.port, annotation(PORT)) {
         (Some(port), _) => (port, "/metrics"),
         _ if annotation(SCRAPE).is_some_and(|v| v.eq_ignore_ascii_case("false")) => return Err(NoTarget::OptedOut),
@@ -107,7 +86,8 @@ pub fn of_pod(pod: &PodFacts, spec: &PodMetrics) -> Result<Target, NoTarget> {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
     };
-    Ok(Target { url: format!("http://{host}:{port}{slash}{path}"), port, expected: pod.ready && !pod.deleting })
+    let process = pod.ports.iter().find(|p| p.number == port).map(|p| p.process).or(pod.process);
+    Ok(Target { url: format!("http://{host}:{port}{slash}{path}"), port, expected: pod.ready && !pod.meta.deleting, process })
 }
 
 #[cfg(test)]
@@ -115,14 +95,15 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::cluster::facts::ContainerPort;
 
-    fn pod(annotations: &[(&str, &str)], ports: &[(&str, u16)]) -> PodFacts {
-        PodFacts {
+    fn pod(annotations: &[(&str, &str)], ports: &[(&str, u16)]) -> Pod {
+        Pod {
             ip: "10.1.2.3".into(),
-            annotations: annotations.iter().map(|(k, v)| (format!("prometheus.io/{k}"), (*v).to_owned())).collect(),
-            ports: ports.iter().map(|(n, p)| ContainerPort { name: (*n).into(), number: *p }).collect(),
-            deleting: false,
+            scraping: annotations.iter().map(|(k, v)| (format!("prometheus.io/{k}"), (*v).to_owned())).collect(),
+            ports: ports.iter().map(|(n, p)| ContainerPort { name: (*n).into(), number: *p, ..ContainerPort::default() }).collect(),
             ready: true,
+            ..Pod::default()
         }
     }
 
@@ -156,13 +137,13 @@ mod tests {
 
     #[test]
     fn addresses_of_the_sixth_version_are_bracketed() {
-        let pod = PodFacts { ip: "fd00::12".into(), ..pod(&[("port", "81")], &[]) };
+        let pod = Pod { ip: "fd00::12".into(), ..pod(&[("port", "81")], &[]) };
         assert_eq!(of_pod(&pod, &PodMetrics::default()).unwrap().url, "http://[fd00::12]:81/metrics");
     }
 
     #[test]
     fn a_pod_without_address_is_no_target() {
-        let pod = PodFacts { ip: String::new(), ..pod(&[("port", "81")], &[]) };
+        let pod = Pod { ip: String::new(), ..pod(&[("port", "81")], &[]) };
         assert_eq!(of_pod(&pod, &PodMetrics::default()), Err(NoTarget::NoAddress));
     }
 
@@ -171,8 +152,21 @@ mod tests {
     #[case(true, true, false)]
     #[case(false, false, false)]
     fn what_leaves_or_is_not_ready_is_read_but_not_missed(#[case] ready: bool, #[case] deleting: bool, #[case] expected: bool) {
-        let pod = PodFacts { deleting, ready, ..pod(&[("port", "81")], &[]) };
+        let mut pod = Pod { ready, ..pod(&[("port", "81")], &[]) };
+        pod.meta.deleting = deleting;
         assert_eq!(of_pod(&pod, &PodMetrics::default()).unwrap().expected, expected);
+    }
+
+    #[test]
+    fn the_run_of_the_container_that_has_the_port_is_known() {
+        let run = |restarts| Process { restarts, started: None };
+        let mut pod = pod(&[("port", "81")], &[("http", 80), ("web", 81)]);
+        pod.ports[1].process = run(2);
+        assert_eq!(of_pod(&pod, &PodMetrics::default()).unwrap().process, Some(run(2)));
+        pod.ports.clear();
+        assert_eq!(of_pod(&pod, &PodMetrics::default()).unwrap().process, None);
+        pod.process = Some(run(1));
+        assert_eq!(of_pod(&pod, &PodMetrics::default()).unwrap().process, Some(run(1)));
     }
 
     #[test]

@@ -1,9 +1,16 @@
 //! The spec, parsed once: what is wanted, with every default filled in and nothing left to check.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::api::rolling_update::{CleanupPolicy, OnBreach, Outcome, RollingUpdateSpec, Thresholds, TrafficMode};
+use crate::api::rolling_update::{
+    CleanupPolicy, MetricsSpec, OnBreach, Outcome, PrometheusPreset, PrometheusSpec, RollingUpdateSpec, Thresholds, TrafficMode,
+};
 use crate::api::{Ratio, RollingUpdateStatus, duration};
+use crate::metrics_source::promql::{Backend, Preset, QuestionError, questions};
+use crate::metrics_source::targets::PodMetrics;
+
+use super::verdict::judge::{Limits, default_min_requests};
 
 /// Steps when the spec names none: the guide's recommended progression.
 pub const DEFAULT_STEPS: [&str; 5] = ["1:9", "1:3", "1:1", "3:1", "1:0"];
@@ -55,10 +62,66 @@ pub struct Wish {
     pub manual_approval: bool,
     /// What happens to the old version.
     pub cleanup: CleanupPolicy,
-    /// `metrics: {none: {}}`: readiness alone decides.
-    pub readiness_decides: bool,
+    /// Requests of the new version that a step needs.
+    pub min_requests: u64,
+    /// Where health is read.
+    pub source: Source,
     /// The orders, if they are for this version.
     pub orders: Orders,
+}
+
+/// Where health is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// At the pods of both versions.
+    Pods(PodMetrics),
+    /// At a Prometheus-compatible API.
+    Prometheus(PrometheusMetrics),
+    /// Nowhere: readiness alone decides.
+    None,
+}
+
+/// A Prometheus and what it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrometheusMetrics {
+    /// Its address.
+    pub address: String,
+    preset: PrometheusPreset,
+    queries: BTreeMap<String, String>,
+}
+
+impl PrometheusMetrics {
+    /// Whose names to ask for.
+    pub fn preset(&self) -> Preset<'_> {
+        match self.preset {
+            PrometheusPreset::Traefik => Preset::Traefik,
+            PrometheusPreset::Istio => Preset::Istio,
+            PrometheusPreset::Envoy => Preset::Envoy,
+            PrometheusPreset::Linkerd => Preset::Linkerd,
+            PrometheusPreset::Custom => Preset::Custom(&self.queries),
+        }
+    }
+}
+
+impl Source {
+    fn parse(spec: Option<&MetricsSpec>) -> Result<Self, SpecError> {
+        let error = |field: &str, message: String| SpecError { field: format!("metrics.{field}"), message };
+        match spec {
+            Some(MetricsSpec { none: Some(_), .. }) => Ok(Self::None),
+            Some(MetricsSpec { prometheus: Some(PrometheusSpec { address, preset, queries }), .. }) => {
+                let source = PrometheusMetrics { address: address.clone(), preset: *preset, queries: queries.clone() };
+                // Whether they can be asked shows with any names.
+                let anybody = Backend { namespace: "x", service: "x", workload: "x", pods: "x", version: "x" };
+                questions(source.preset(), anybody).map_err(|e: QuestionError| error("prometheus.queries", e.to_string()))?;
+                Ok(Self::Prometheus(source))
+            }
+            Some(MetricsSpec { pods: Some(pods), .. }) => {
+                let port = pods.port.map(|p| u16::try_from(p).map_err(|_| error("pods.port", "must be a port from 1 to 65535".into())));
+                Ok(Self::Pods(PodMetrics { port: port.transpose()?, path: pods.path.clone() }))
+            }
+            _ => Ok(Self::Pods(PodMetrics::default())),
+        }
+    }
 }
 
 /// A ratio and how its author wrote it.
@@ -132,6 +195,8 @@ impl Wish {
             Thresholds::Strict => (0.001, 200),
             Thresholds::Relaxed => (0.05, 1000),
         };
+        let max_error_rate = spec.max_error_rate.unwrap_or(error_rate);
+        let min_requests = progression.min_requests.and_then(|n| u64::try_from(n).ok());
         Ok(Self {
             artifact_base: spec.artifact_base.clone(),
             version: spec.version.clone(),
@@ -150,11 +215,12 @@ impl Wish {
             deploy_deadline: span("progression.deployDeadline", progression.deploy_deadline.as_deref(), 600)?,
             analysis_deadline: span("progression.analysisDeadline", progression.analysis_deadline.as_deref(), 1800)?,
             on_breach: progression.on_breach.unwrap_or(OnBreach::Pause),
-            max_error_rate: spec.max_error_rate.unwrap_or(error_rate),
+            max_error_rate,
             max_latency_ms: spec.max_latency_ms.unwrap_or(latency),
             manual_approval: spec.require_manual_approval.unwrap_or_default(),
             cleanup: spec.cleanup_policy.unwrap_or(CleanupPolicy::GracePeriod),
-            readiness_decides: spec.metrics.as_ref().is_some_and(|m| m.none.is_some()),
+            min_requests: min_requests.unwrap_or_else(|| default_min_requests(max_error_rate)),
+            source: Source::parse(spec.metrics.as_ref())?,
             orders: orders(spec)?,
         })
     }
@@ -185,9 +251,16 @@ impl Wish {
             max_latency_ms: 500,
             manual_approval: false,
             cleanup: CleanupPolicy::GracePeriod,
-            readiness_decides: false,
+            min_requests: default_min_requests(0.01),
+            source: Source::None,
             orders: Orders::default(),
         }
+    }
+
+    /// What the new version may do.
+    pub fn limits(&self) -> Limits {
+        let limits = Limits::new(self.max_error_rate, f64::from(self.max_latency_ms));
+        Limits { min_requests: self.min_requests, ..limits }
     }
 
     /// How long the old version keeps its pods after it got its last request.

@@ -12,6 +12,7 @@ pub mod deploying;
 mod endpoints;
 mod interference;
 pub mod pending;
+pub mod progress;
 pub mod resting;
 pub mod rolling_back;
 pub mod shifting;

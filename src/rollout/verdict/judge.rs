@@ -154,12 +154,16 @@ pub fn judge(evidence: &Evidence, limits: &Limits, situation: &Situation) -> Jud
     Judgement { verdict, breach, reason, message, evidence: largest }
 }
 
+/// What is said of a breach, one word for each test.
+pub const BREACHES: [&str; 4] = ["ErrorRateBreached", "LatencyBreached", "WorseThanOldErrors", "WorseThanOldLatency"];
+
 fn breached(test: Test) -> &'static str {
+    let [errors, latency, against_errors, against_latency] = BREACHES;
     match test {
-        Test::ErrorRate => "ErrorRateBreached",
-        Test::Latency => "LatencyBreached",
-        Test::ErrorsAgainstOld => "WorseThanOldErrors",
-        Test::LatencyAgainstOld => "WorseThanOldLatency",
+        Test::ErrorRate => errors,
+        Test::Latency => latency,
+        Test::ErrorsAgainstOld => against_errors,
+        Test::LatencyAgainstOld => against_latency,
     }
 }
 
