@@ -1,7 +1,9 @@
 //! `RollingUpdate`: one workload's releases, the running one and, over time, the next ones.
 #![allow(clippy::duplicated_attributes, reason = "the printer columns of the derive look like it")]
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -277,7 +279,7 @@ pub struct PrometheusSpec {
     /// They ask for raw counters of one version, without rate() or increase(); inside quotes {{namespace}}, {{service}},
     /// {{workload}}, {{version}} and, after =~, {{pods}} are filled in.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 8))]
+    #[schemars(extend("maxProperties" = 4, "additionalProperties" = {"type": "string", "minLength": 1, "maxLength": 4096}))]
     pub queries: BTreeMap<String, String>,
 }
 
@@ -636,9 +638,21 @@ pub fn crd() -> CustomResourceDefinition {
         if let Some(status) = root.and_then(|r| r.properties.as_mut()).and_then(|p| p.get_mut("status")) {
             status.default = Some(JSON(born.clone()));
             status.nullable = None;
+            if let Some(evidence) = status.properties.as_mut().and_then(|p| p.get_mut("evidence")) {
+                without_defaults(evidence);
+            }
         }
     }
     crd
+}
+
+/// Counts are written whole: what the API server would fill in is hundreds of lines that say 0.
+fn without_defaults(schema: &mut JSONSchemaProps) {
+    schema.default = None;
+    schema.properties.iter_mut().flat_map(|p| p.values_mut()).for_each(without_defaults);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        without_defaults(items);
+    }
 }
 
 #[cfg(test)]
