@@ -13,6 +13,7 @@
 pub mod api;
 pub mod cluster;
 pub mod install;
+pub mod metrics_source;
 pub mod rollout;
 pub mod runtime;
 pub mod traffic;

@@ -5,13 +5,13 @@ mod small_world;
 
 use std::time::Duration;
 
-use aether_operator::api::rolling_update::Objects;
+use aether_operator::api::rolling_update::{Decision, Objects, Verdict};
 use aether_operator::api::{RollingUpdateStatus, State};
 use aether_operator::cluster::facts::{Key, Kind};
 use aether_operator::rollout::model::{LateCreate, Target, late_create};
 use rstest::rstest;
-use serde_json::json;
-use small_world::{Seen, line, now, seen};
+use serde_json::{Value, json};
+use small_world::{Figures, Seen, figures, line, now, seen};
 
 #[rstest]
 // PENDING
@@ -72,6 +72,49 @@ use small_world::{Seen, line, now, seen};
 #[case::completing(Seen { routing: "1:0", weights: Some((1, 0)), since: 61, held: &[("in force", 61)], ..seen("ROUTING") }, "COMPLETING (Completing)")]
 #[case::complete_needs_x_0(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Complete"}}), routing: "1:1", weights: Some((1, 1)), since: 30, held: &[("in force", 30)], ..seen("ROUTING") }, "ROUTING 1:1 (Routing)")]
 #[case::complete_ordered(Seen { spec: json!({"control": {"version": "2.0.0", "routing": "1:0", "outcome": "Complete"}}), routing: "1:0", weights: Some((1, 0)), since: 11, held: &[("in force", 11)], ..seen("ROUTING") }, "COMPLETING (Completing)")]
+// Measured
+#[case::on_when_healthy(Seen { measured: Some(figures(0, 400)), ..judged() }, "weigh web, ROUTING 1:9 ()")]
+#[case::not_before_the_interval(Seen { measured: Some(figures(0, 400)), since: 30, held: &[("in force", 30)], ..judged() }, "ROUTING 1:9 (Routing)")]
+#[case::not_with_few_requests(Seen { measured: Some(figures(0, 299)), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::as_few_as_asked_for(Seen { measured: Some(figures(0, 299)), spec: json!({"metrics": null, "progression": {"minRequests": 299}}), ..judged() }, "weigh web, ROUTING 1:9 ()")]
+#[case::not_above_the_limit(Seen { measured: Some(figures(6, 400)), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::with_a_limit_of_its_own(Seen { measured: Some(figures(6, 400)), spec: json!({"metrics": null, "maxErrorRate": 0.05}), ..judged() }, "weigh web, ROUTING 1:9 ()")]
+#[case::not_by_the_strict_preset(Seen { measured: Some(figures(2, 900)), spec: json!({"metrics": null, "thresholds": "Strict"}), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::not_when_slow(Seen { measured: Some(Figures { slow: Some((7, 7)), ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::not_when_buckets_cannot_tell(Seen { measured: Some(Figures { slow: Some((1, 90)), ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::not_when_both_are_bad(Seen { measured: Some(Figures { old: (60, 4000), ..figures(8, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::not_with_old_figures(Seen { measured: Some(Figures { age: Some(11), ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::not_without_figures(Seen { measured: Some(UNREADABLE), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::not_with_those_of_another_step(Seen { measured: Some(Figures { counting: false, ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::not_before_the_first(judged(), "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::the_deadline_is_told(Seen { measured: Some(figures(0, 9)), spec: json!({"metrics": null, "progression": {"analysisDeadline": "60s"}}), ..judged() }, "ROUTING 1:9 (AnalysisDeadlineExceeded)")]
+#[case::a_breach_pauses(Seen { measured: Some(figures(30, 400)), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::at_any_time(Seen { measured: Some(figures(30, 400)), since: 13, held: &[], ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::a_slow_one_too(Seen { measured: Some(Figures { slow: Some((40, 40)), ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (LatencyBreached)")]
+#[case::and_one_much_worse_than_the_old_one(Seen { measured: Some(Figures { old: (8, 40_000), ..figures(40, 5000) }), ..judged() }, "ROUTING 1:9 (WorseThanOldErrors)")]
+#[case::not_by_old_figures(Seen { measured: Some(Figures { age: Some(11), ..figures(30, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::later_counts_do_not_dilute_it(Seen { measured: Some(figures(0, 99_000)), said: breach(), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::nor_does_a_restart(Seen { said: breach(), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::recorded_before_it_rolls_back(Seen { measured: Some(figures(30, 400)), spec: rollback(json!({})), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::then_back(Seen { said: breach(), spec: rollback(json!({})), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
+#[case::also_while_a_person_holds_a_ratio(Seen { said: breach(), spec: rollback(json!({"routing": "1:9"})), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
+#[case::but_not_while_all_is_paused(Seen { said: breach(), spec: rollback(json!({"paused": true})), ..judged() }, "ROUTING 1:9 (Paused)")]
+#[case::nobody_goes_back_for_nothing(Seen { measured: Some(UNREADABLE), spec: rollback(json!({})), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::approved_past_it(Seen { said: breach(), spec: control(json!({"approved": "1:3"})), ..judged() }, "weigh web")]
+#[case::approved_not_so_far(Seen { said: breach(), spec: control(json!({"approved": "1:9"})), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::an_approval_of_before_is_no_answer(Seen { said: json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached", "approvedBefore": "1:0"}}), spec: control(json!({"approved": "1:0"})), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::another_one_is(Seen { said: json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached", "approvedBefore": "1:0"}}), spec: control(json!({"approved": "1:3"})), ..judged() }, "weigh web")]
+#[case::a_ratio_by_hand_is_never_blocked(Seen { said: breach(), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web")]
+#[case::nor_by_what_is_not_known(Seen { measured: Some(UNREADABLE), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web, ROUTING 1:9 ()")]
+#[case::held_by_hand(Seen { measured: Some(figures(30, 400)), spec: control(json!({"routing": "1:9"})), ..judged() }, "ROUTING 1:9 (AwaitingRouting)")]
+#[case::no_traffic_before_it_can_be_measured(Seen { measured: Some(UNREADABLE), spec: json!({"metrics": null}), held: &[("in force", 10)], ..seen("DEPLOYED") }, "DEPLOYED (AwaitingVerdict)")]
+#[case::nor_before_it_is_known_whether_it_can(Seen { spec: json!({"metrics": null}), held: &[("in force", 10)], ..seen("DEPLOYED") }, "DEPLOYED (AwaitingVerdict)")]
+#[case::then_readiness_lets_it_begin(Seen { measured: Some(Figures { counting: false, old: (0, 0), ..figures(0, 0) }), spec: json!({"metrics": null}), held: &[("in force", 10)], ..seen("DEPLOYED") }, "weigh web, DEPLOYED ()")]
+#[case::a_breach_is_not_forgotten_at_zero(Seen { measured: Some(figures(30, 400)), spec: json!({"metrics": null}), routing: "0:1", weights: Some((0, 1)), ..judged() }, "ROUTING 0:1 (ErrorRateBreached)")]
+#[case::the_end_needs_a_verdict(Seen { measured: Some(figures(0, 9)), ..at_the_end() }, "ROUTING 1:0 (AwaitingVerdict)")]
+#[case::the_end(Seen { measured: Some(figures(0, 400)), ..at_the_end() }, "COMPLETING (Completing)")]
+#[case::a_breach_at_the_end(Seen { measured: Some(figures(30, 400)), ..at_the_end() }, "ROUTING 1:0 (ErrorRateBreached)")]
+#[case::completed_by_order(Seen { said: breach(), spec: control(json!({"outcome": "Complete"})), ..at_the_end() }, "COMPLETING (Completing)")]
 // COMPLETING
 #[case::flip(Seen { routing: "1:0", weights: Some((1, 0)), ..seen("COMPLETING") }, "flip web, COMPLETING (Completing)")]
 #[case::no_flip_onto_missing_pods(Seen { new: Some(1), routing: "1:0", weights: Some((1, 0)), ..seen("COMPLETING") }, "COMPLETING (NotEnoughEndpoints)")]
@@ -143,6 +186,157 @@ fn a_drain_does_not_begin_again_while_the_gateway_takes_the_route_back() {
     assert!(!still_split.memory.since.contains_key("drained"), "weights that are not acknowledged drain nothing");
     let restored = Seen { weights: None, ..lagging }.plan();
     assert_eq!(restored.memory.since.get("drained"), Some(&(now() - Duration::from_secs(40))));
+}
+
+/// At 1:9, the interval over, to be judged by what was measured.
+fn judged() -> Seen {
+    Seen { spec: json!({"metrics": null}), routing: "1:9", weights: Some((1, 9)), since: 61, held: &[("in force", 61)], ..seen("ROUTING") }
+}
+
+fn at_the_end() -> Seen {
+    Seen { routing: "1:0", weights: Some((1, 0)), ..judged() }
+}
+
+const UNREADABLE: Figures =
+    Figures { new: (0, 0), old: (0, 0), slow: None, age: None, problem: "pod new-0: connection refused", counting: false };
+
+/// A breach is on record.
+fn breach() -> Value {
+    json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached", "approvedBefore": ""}})
+}
+
+fn control(mut orders: Value) -> Value {
+    orders["version"] = json!("2.0.0");
+    let mut spec = json!({"metrics": null});
+    spec["control"] = orders;
+    spec
+}
+
+fn rollback(orders: Value) -> Value {
+    let mut spec = control(orders);
+    spec["progression"] = json!({"onBreach": "Rollback"});
+    spec
+}
+
+fn decided(seen: &Seen) -> Decision {
+    seen.plan().status.unwrap().decision.unwrap()
+}
+
+#[rstest]
+#[case::healthy(judged(), Some(figures(0, 400)), "Healthy")]
+#[case::interval(Seen { since: 30, ..judged() }, Some(figures(0, 400)), "IntervalNotPassed")]
+#[case::just_begun(Seen { since: 3, ..judged() }, None, "IntervalNotPassed")]
+#[case::nothing_yet(judged(), None, "NotMeasuredYet")]
+#[case::little(judged(), Some(figures(0, 299)), "InsufficientTraffic")]
+#[case::above(judged(), Some(figures(6, 400)), "AboveThreshold")]
+#[case::coarse(judged(), Some(Figures { slow: Some((1, 90)), ..figures(0, 400) }), "LatencyBucketTooCoarse")]
+#[case::both(judged(), Some(Figures { old: (60, 4000), ..figures(8, 400) }), "BaselineUnhealthy")]
+#[case::stale(judged(), Some(Figures { age: Some(11), ..figures(0, 400) }), "StaleMetrics")]
+#[case::unreadable(judged(), Some(UNREADABLE), "MetricsUnavailable")]
+#[case::unreadable_for_a_moment(judged(), Some(Figures { problem: "pod new-0: timed out", ..figures(0, 400) }), "Healthy")]
+#[case::unreadable_for_long(judged(), Some(Figures { age: Some(11), problem: "pod new-0: timed out", ..figures(0, 400) }), "MetricsUnavailable")]
+#[case::at_zero(Seen { routing: "0:1", weights: Some((0, 1)), ..judged() }, Some(Figures { counting: false, old: (0, 0), ..figures(0, 0) }), "ReadyWithoutTraffic")]
+#[case::not_ready_at_zero(Seen { new: Some(1), routing: "0:1", weights: Some((0, 1)), ..judged() }, Some(Figures { counting: false, old: (0, 0), ..figures(0, 0) }), "NotReady")]
+#[case::none(Seen { spec: json!({}), new: Some(1), ..judged() }, None, "NotReady")]
+fn reasons(#[case] seen: Seen, #[case] measured: Option<Figures>, #[case] wanted: &str) {
+    assert_eq!(decided(&Seen { measured, ..seen }).reason, wanted);
+}
+
+#[test]
+fn a_breach_is_told_with_its_numbers_and_the_way_out() {
+    let seen = Seen { measured: Some(figures(30, 400)), ..judged() };
+    let plan = seen.plan();
+    let status = plan.status.unwrap();
+    let decision = status.decision.unwrap();
+    assert!(decision.message.starts_with("new 30/400 errors = 7.5 % (limit 1 %), evidence "), "{}", decision.message);
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    for way in ["spec.control.approved: \"1:3\"", "spec.control.routing", "spec.control.outcome: Rollback"] {
+        assert!(ready.message.contains(way), "{}", ready.message);
+    }
+    let healthy = status.conditions.iter().find(|c| c.type_ == "Healthy").unwrap();
+    assert_eq!((healthy.status.as_str(), healthy.reason.as_str()), ("False", "ErrorRateBreached"));
+    assert!(plan.notes.iter().any(|n| n.warning && n.reason == "ErrorRateBreached"), "{:?}", plan.notes);
+    // What survives a restart.
+    assert_eq!(status.evidence.unwrap().steps[0].new.errors, 30);
+}
+
+#[test]
+fn a_breach_is_told_while_a_person_holds_the_ratio() {
+    let plan = Seen { measured: Some(figures(30, 400)), spec: control(json!({"routing": "1:9"})), ..judged() }.plan();
+    assert!(plan.notes.iter().any(|n| n.warning && n.reason == "ErrorRateBreached"), "{:?}", plan.notes);
+    assert_eq!(plan.status.unwrap().decision.unwrap().verdict, Verdict::Unhealthy);
+}
+
+#[test]
+fn what_was_approved_before_a_breach_is_remembered_with_it() {
+    let seen = Seen { measured: Some(figures(30, 400)), spec: control(json!({"approved": "1:0"})), ..judged() };
+    assert_eq!(line(&seen.plan()), "ROUTING 1:9 (ErrorRateBreached)");
+    assert_eq!(decided(&seen).approved_before.as_deref(), Some("1:0"));
+    // At the next step, which a person has let it get to, what was answered stays answered.
+    let said = json!({"decision": {"verdict": "Unknown", "reason": "IntervalNotPassed", "approvedBefore": ""}});
+    let next = Seen { said, ..seen };
+    assert_eq!(decided(&next).approved_before.as_deref(), Some(""));
+    assert!(line(&next.plan()).starts_with("weigh web"));
+}
+
+#[test]
+fn the_documented_health_is_written_with_a_decision() {
+    let status = Seen { measured: Some(figures(4, 400)), ..judged() }.plan().status.unwrap();
+    let wanted = json!({
+        "updateId": "web",
+        "oldVersion": {"version": "1.0.0", "requestCount": 4000, "errorRate": 0.003, "avgLatencyMs": 45.0},
+        "newVersion": {"version": "2.0.0", "requestCount": 400, "errorRate": 0.01, "avgLatencyMs": 50.0},
+        "collectedAt": now().timestamp_millis(),
+    });
+    assert_eq!(serde_json::to_value(status.health).unwrap(), wanted);
+}
+
+#[rstest]
+#[case::waiting(figures(0, 100), figures(0, 250), "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::breached(figures(30, 400), figures(90, 900), "ROUTING 1:9 (ErrorRateBreached)")]
+fn other_figures_alone_are_no_news(#[case] before: Figures, #[case] after: Figures, #[case] wanted: &str) {
+    let first = Seen { measured: Some(before), ..judged() };
+    let plan = first.plan();
+    assert_eq!(line(&plan), wanted);
+    let next = Seen { status: Some(serde_json::to_value(plan.status).unwrap()), measured: Some(after), ..first };
+    let plan = next.plan();
+    assert!(plan.status.is_none() && plan.actions.is_empty(), "{}", line(&plan));
+    // Neither is a restart.
+    let plan = Seen { measured: None, ..next.clone() }.plan();
+    assert!(plan.status.is_none() && plan.actions.is_empty(), "{}", line(&plan));
+    // Another verdict is, and then all figures are the newest.
+    let plan = Seen { measured: Some(figures(0, 9000)), ..next }.plan();
+    if wanted.contains("Awaiting") {
+        assert_eq!(plan.status.unwrap().health.unwrap().new_version.request_count, 9000);
+    } else {
+        assert!(plan.status.is_none(), "a breach is latched");
+    }
+}
+
+#[test]
+fn what_was_healthy_before_a_restart_lets_nothing_advance() {
+    let said = json!({"decision": {"verdict": "Healthy", "reason": "Healthy"}});
+    assert_eq!(line(&Seen { said, ..judged() }.plan()), "ROUTING 1:9 (AwaitingVerdict)");
+}
+
+#[test]
+fn the_evidence_goes_with_the_step_and_ends_with_the_update() {
+    let step = Seen { measured: Some(figures(0, 400)), routing: "1:9", weights: Some((1, 3)), ..judged() }.plan().status.unwrap();
+    assert_eq!((step.routing.as_deref(), step.decision.unwrap().reason.as_str()), (Some("1:3"), "IntervalNotPassed"));
+    assert_eq!(step.evidence.unwrap().steps[0].new.requests, 400);
+    let over = Seen {
+        old: 0,
+        retired: true,
+        paused: false,
+        services: false,
+        apex: "user",
+        routing: "1:0",
+        weights: None,
+        said: json!({"evidence": {"steps": [{"new": {"requests": 7}}]}}),
+        ..seen("COMPLETING")
+    };
+    let over = over.plan().status.unwrap();
+    assert!(over.state.is_terminal() && over.evidence.is_none());
 }
 
 /// 2.0.0 is live with two pods, and one is asked for.

@@ -6,6 +6,7 @@
 
 pub mod conditions;
 pub mod duration;
+pub mod evidence;
 pub mod names;
 pub mod ratio;
 pub mod rolling_update;

@@ -1,7 +1,9 @@
 //! `RollingUpdate`: one workload's releases, the running one and, over time, the next ones.
 #![allow(clippy::duplicated_attributes, reason = "the printer columns of the derive look like it")]
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use std::collections::BTreeMap;
 
 use super::Time;
 use super::conditions::Condition;
+use super::evidence::Evidence;
 
 const RATIO_RULE: &str = "self.matches('^ *(1000000|[0-9]{1,6}) *: *(1000000|[0-9]{1,6}) *$') && self.matches('[1-9]')";
 const RATIO_HELP: &str = "must be new:old, two whole numbers from 0 to 1000000, not both 0, for example 1:3";
@@ -260,6 +263,10 @@ pub struct PodMetricsSpec {
 /// A Prometheus-compatible API.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("self.preset != 'custom' || (has(self.queries) && 'requests' in self.queries)").message("preset custom needs queries with one named requests; the others may be errors and durationSeconds or durationMilliseconds"))]
+#[x_kube(validation = Rule::new("self.preset == 'custom' || !has(self.queries)").message("queries are for preset custom; set preset: custom or take the queries away"))]
+#[x_kube(validation = Rule::new("!has(self.queries) || self.queries.all(q, q in ['requests', 'errors', 'durationSeconds', 'durationMilliseconds'])").message("queries may be named requests, errors, durationSeconds and durationMilliseconds"))]
+#[x_kube(validation = Rule::new("!has(self.queries) || !('durationSeconds' in self.queries && 'durationMilliseconds' in self.queries)").message("queries has durationSeconds and durationMilliseconds; keep the one whose unit is right"))]
 pub struct PrometheusSpec {
     /// Its address, for example `http://prometheus.monitoring:9090`.
     #[x_kube(validation = Rule::new("self.matches('^https?://[^ /?#@]+')").message("must be an http or https address without credentials, for example http://prometheus:9090"))]
@@ -267,9 +274,12 @@ pub struct PrometheusSpec {
     pub address: String,
     /// Whose metric names to ask for.
     pub preset: PrometheusPreset,
-    /// The user's own queries, with preset `custom`.
+    /// The user's own queries, with preset `custom`: `requests` (needed), `errors` (without it the series of `requests`
+    /// need a label code, status or status_code), `durationSeconds` or `durationMilliseconds` (histogram buckets with `le`).
+    /// They ask for raw counters of one version, without rate() or increase(); inside quotes {{namespace}}, {{service}},
+    /// {{workload}}, {{version}} and, after =~, {{pods}} are filled in.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 8))]
+    #[schemars(extend("maxProperties" = 4, "additionalProperties" = {"type": "string", "minLength": 1, "maxLength": 4096}))]
     pub queries: BTreeMap<String, String>,
 }
 
@@ -449,6 +459,9 @@ pub struct RollingUpdateStatus {
     /// What that means for the update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    /// The counts that the decision is made from; the operator goes on from them after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
     /// When others last undid what the update stands on: the newest 20 times of the last five minutes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
@@ -543,11 +556,11 @@ pub struct Health {
 pub struct VersionHealth {
     /// Which.
     pub version: String,
-    /// Requests counted.
+    /// Requests counted since the first shift.
     pub request_count: i64,
     /// Share of failed ones, 0 to 1.
     pub error_rate: f64,
-    /// Mean latency; shown, never judged.
+    /// Mean latency in the running step; shown, never judged.
     pub avg_latency_ms: f64,
 }
 
@@ -563,6 +576,9 @@ pub struct Decision {
     pub message: String,
     /// When it was made.
     pub at: Time,
+    /// Once a breach was proven: what `spec.control.approved` said before. Another value is the answer to the breach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_before: Option<String>,
 }
 
 /// Whether the new version may go on. Unknown neither advances nor rolls back.
@@ -572,6 +588,17 @@ pub enum Verdict {
     Healthy,
     Unhealthy,
     Unknown,
+}
+
+impl Verdict {
+    /// As the status spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "Healthy",
+            Self::Unhealthy => "Unhealthy",
+            Self::Unknown => "Unknown",
+        }
+    }
 }
 
 /// One change of state.
@@ -611,9 +638,21 @@ pub fn crd() -> CustomResourceDefinition {
         if let Some(status) = root.and_then(|r| r.properties.as_mut()).and_then(|p| p.get_mut("status")) {
             status.default = Some(JSON(born.clone()));
             status.nullable = None;
+            if let Some(evidence) = status.properties.as_mut().and_then(|p| p.get_mut("evidence")) {
+                without_defaults(evidence);
+            }
         }
     }
     crd
+}
+
+/// Counts are written whole: what the API server would fill in is hundreds of lines that say 0.
+fn without_defaults(schema: &mut JSONSchemaProps) {
+    schema.default = None;
+    schema.properties.iter_mut().flat_map(|p| p.values_mut()).for_each(without_defaults);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        without_defaults(items);
+    }
 }
 
 #[cfg(test)]

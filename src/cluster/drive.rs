@@ -86,7 +86,8 @@ pub async fn run(context: Context, news: &mut mpsc::UnboundedReceiver<News>) {
         }
         tokio::select! {
             said = news.recv() => match said {
-                Some((kind, fact)) => concerned(&context.index.lock(), kind, &fact.meta().key()).into_iter().for_each(|key| queue.push(key)),
+                Some(News::Measured(key)) => queue.push(key),
+                Some(News::Object(kind, fact)) => concerned(&context.index.lock(), kind, &fact.meta().key()).into_iter().for_each(|key| queue.push(key)),
                 None => return,
             },
             Some(done) = busy.join_next_with_id() => match done {

@@ -10,7 +10,7 @@ use kube::core::DynamicObject;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::api::{RollingUpdate, State, names};
+use crate::api::{RollingUpdate, State, Time, names};
 
 /// The kinds the operator watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -215,6 +215,34 @@ pub struct Pod {
     pub ready: bool,
     /// Reason and message of what keeps it from getting ready, such as ImagePullBackOff.
     pub problem: Option<(String, String)>,
+    /// Its address, once it has one.
+    pub ip: String,
+    /// Its annotations of `prometheus.io/`.
+    pub scraping: BTreeMap<String, String>,
+    /// Its containers' ports, sidecars' as well.
+    pub ports: Vec<ContainerPort>,
+    /// Its process, where it has just one container.
+    pub process: Option<Process>,
+}
+
+/// A port that a container declares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// Its name, may be empty.
+    pub name: String,
+    /// Its number.
+    pub number: u16,
+    /// Whose it is.
+    pub process: Process,
+}
+
+/// One run of a container: its counters begin at 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// How often the container was started again.
+    pub restarts: i32,
+    /// When this run started, while it runs.
+    pub started: Option<Time>,
 }
 
 /// A Service.
@@ -374,7 +402,7 @@ impl Fact {
                 let serving = strings(object.data.pointer("/spec/template/metadata/labels")).remove(names::SERVING);
                 Self::ReplicaSet(Arc::new(ReplicaSet { meta, replicas, serving }))
             }
-            Kind::Pod => Self::Pod(Arc::new(read_pod(meta, &object.data))),
+            Kind::Pod => Self::Pod(Arc::new(read_pod(meta, &object))),
             Kind::Service => Self::Service(Arc::new(read_service(meta.with_last_writer(&object), &object.data))),
             Kind::EndpointSlice => Self::EndpointSlice(Arc::new(read_slice(meta, &object))),
             Kind::HttpRoute => Self::HttpRoute(Arc::new(read_route(meta.with_last_writer(&object), &object.data))),
@@ -439,7 +467,8 @@ fn replicas_owner(object: &DynamicObject) -> Option<String> {
         .and_then(|e| e.manager.clone())
 }
 
-fn read_pod(meta: Meta, data: &Value) -> Pod {
+fn read_pod(meta: Meta, object: &DynamicObject) -> Pod {
+    let data = &object.data;
     let condition = |type_: &str| list(data, "/status/conditions").find(|c| text(c, "/type") == type_);
     let ready = condition("Ready").is_some_and(|c| text(c, "/status") == "True");
     let waiting = ["/status/initContainerStatuses", "/status/containerStatuses"]
@@ -453,7 +482,37 @@ fn read_pod(meta: Meta, data: &Value) -> Pod {
             .filter(|c| text(c, "/status") == "False" && text(c, "/reason") == "Unschedulable")
             .map(|c| ("Unschedulable".to_owned(), text(c, "/message").to_owned()))
     };
-    Pod { ready, problem: waiting.or_else(unschedulable), meta }
+    let problem = waiting.or_else(unschedulable);
+    let annotations = object.metadata.annotations.iter().flatten();
+    let scraping = annotations.filter(|(k, _)| k.starts_with("prometheus.io/")).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let (ports, process) = read_processes(data);
+    Pod { ready, problem, ip: text(data, "/status/podIP").to_owned(), scraping, ports, process, meta }
+}
+
+/// The ports of a pod's containers, and its process where there is just one container.
+fn read_processes(data: &Value) -> (Vec<ContainerPort>, Option<Process>) {
+    let run_of = |statuses: &str, name: &str| {
+        let status = list(data, statuses).find(|s| text(s, "/name") == name);
+        Process {
+            restarts: status.and_then(|s| int(s, "/restartCount")).unwrap_or_default(),
+            started: status.and_then(|s| text(s, "/state/running/startedAt").parse().ok()),
+        }
+    };
+    let (mut ports, mut runs) = (Vec::new(), Vec::new());
+    for (containers, statuses) in
+        [("/spec/containers", "/status/containerStatuses"), ("/spec/initContainers", "/status/initContainerStatuses")]
+    {
+        for container in list(data, containers) {
+            let process = run_of(statuses, text(container, "/name"));
+            runs.push(process);
+            for port in list(container, "/ports") {
+                let number = int(port, "/containerPort").and_then(|n| u16::try_from(n).ok());
+                ports.extend(number.map(|number| ContainerPort { name: text(port, "/name").to_owned(), number, process }));
+            }
+        }
+    }
+    let only = if let [process] = runs.as_slice() { Some(*process) } else { None };
+    (ports, only)
 }
 
 fn read_service(meta: Meta, data: &Value) -> Service {

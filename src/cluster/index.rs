@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::metrics_source::measure::Measured;
+
 use super::facts::{Deployment, EndpointSlice, Fact, HttpRoute, Key, Kind, Pod, ReplicaSet, Service, Update};
 
 /// Deleted UIDs remembered, against late news of the dead.
@@ -19,6 +21,8 @@ pub struct Index {
     controlled: HashMap<(Kind, String), BTreeSet<Key>>,
     /// Service -> keys of its EndpointSlices.
     slices: HashMap<Key, BTreeSet<Key>>,
+    /// RollingUpdate -> what was measured last.
+    measured: HashMap<Key, Arc<Measured>>,
     graves: HashSet<String>,
     grave_order: std::collections::VecDeque<String>,
 }
@@ -164,6 +168,26 @@ impl Index {
             .filter_map(|f| if let Fact::Autoscaler(o) = f { Some(o) } else { None })
             .find(|a| a.target.0 == kind.gvk().2 && a.target.1 == object.name)
             .map(|a| a.meta.name.clone())
+    }
+
+    /// What was measured last of a RollingUpdate.
+    pub fn measured(&self, key: &Key) -> Option<Arc<Measured>> {
+        self.measured.get(key).cloned()
+    }
+
+    /// Takes in what was measured of a RollingUpdate.
+    pub fn measure(&mut self, key: Key, measured: Arc<Measured>) {
+        self.measured.insert(key, measured);
+    }
+
+    /// Nothing is measured of that RollingUpdate any more.
+    pub fn forget_measured_of(&mut self, key: &Key) {
+        self.measured.remove(key);
+    }
+
+    /// Nothing is measured any more.
+    pub fn forget_measured(&mut self) {
+        self.measured.clear();
     }
 
     /// The ReplicaSets a Deployment owns, by UID and never by label.

@@ -14,13 +14,19 @@ use tokio::task::JoinSet;
 
 use super::SharedIndex;
 use super::client;
-use super::facts::{Fact, Kind};
+use super::facts::{Fact, Key, Kind};
 
 /// Cloud load balancers drop idle connections at 240 s; a watch is renewed before.
 const WATCH_SECONDS: u32 = 200;
 
-/// News for whoever decides: an object of that kind has changed or gone.
-pub type News = (Kind, Fact);
+/// News for whoever decides.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// An object of that kind has changed or gone.
+    Object(Kind, Fact),
+    /// There are new figures about that RollingUpdate in the index.
+    Measured(Key),
+}
 
 /// Starts the watches. The receiver tells when all of them have listed once.
 pub fn start(
@@ -79,7 +85,7 @@ fn take(
 ) {
     let tell = |fact: Fact| {
         // Nobody listens any more only while the process ends.
-        let _ = news.send((kind, fact));
+        let _ = news.send(News::Object(kind, fact));
     };
     match event {
         Event::Init => listed.clear(),

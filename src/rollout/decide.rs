@@ -12,13 +12,28 @@ use crate::cluster::facts::{Key, Kind, Meta};
 use crate::cluster::patch;
 
 use super::model::{Action, LiveCheck, Memory, Note, Observation, Plan, Target, Write};
-use super::states::{completing, deploying, pending, resting, rolling_back, shifting};
+use super::states::{completing, deploying, pending, progress, resting, rolling_back, shifting};
 use super::status::{self, Saying};
+use super::verdict;
 use super::wish::Wish;
 
 /// Decides what to do about one RollingUpdate now.
 pub fn decide(obs: &Observation, memory: &Memory, now: Time) -> Plan {
+    let plan = turn(obs, memory, now, false);
+    if plan.status.is_none() || obs.measured.is_none() {
+        return plan;
+    }
+    // What is written anyway is written with the newest figures; they alone are never worth a write.
+    turn(obs, memory, now, true)
+}
+
+fn turn(obs: &Observation, memory: &Memory, now: Time, is_writing: bool) -> Plan {
     let mut turn = Turn::new(obs, memory, now);
+    turn.is_writing = is_writing;
+    if let Some(measured) = obs.measured.as_ref().filter(|_| is_writing && matches!(obs.status.state, State::Deployed | State::Routing)) {
+        turn.status.evidence = Some(measured.evidence.clone()).filter(|e| !e.steps.is_empty()).or(turn.status.evidence);
+        turn.status.health = verdict::health(obs, measured).or(turn.status.health);
+    }
     let last_resort;
     let wish = match &obs.wish {
         Ok(wish) => wish,
@@ -100,6 +115,10 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
     if ordered {
         return cause("RollbackOrdered", "spec.control.outcome is Rollback".into(), "spec.control");
     }
+    let is_shifting = matches!(obs.status.state, State::Deployed | State::Routing);
+    if let Some(breach) = verdict::latched(obs).filter(|_| is_shifting && progress::rolls_back(wish)) {
+        return cause(verdict::breach_word(&breach.reason), breach.message.clone(), "operator");
+    }
     if memory.going_back {
         return cause("RollbackOrdered", "a rollback had been ordered".into(), "spec.control");
     }
@@ -142,6 +161,7 @@ pub struct Turn<'a> {
     pub status: RollingUpdateStatus,
     plan: Plan,
     late: bool,
+    is_writing: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -150,7 +170,7 @@ impl<'a> Turn<'a> {
         let refused = if obs.status.state.is_active() { memory.refused.clone() } else { <_>::default() };
         let (denied, from_start) = (memory.denied.clone(), memory.from_start);
         let plan = Plan { memory: Memory { refused, denied, from_start, ..Memory::default() }, ..Plan::default() };
-        Self { obs, memory, now, status: obs.status.clone(), plan, late: false }
+        Self { obs, memory, now, status: obs.status.clone(), plan, late: false, is_writing: false }
     }
 
     /// How long a fact has held without a break, this look included. Saying it is what keeps it alive.
@@ -196,6 +216,11 @@ impl<'a> Turn<'a> {
         if !wait.is_zero() {
             self.plan.requeue = Some(self.plan.requeue.map_or(wait, |r| r.min(wait)));
         }
+    }
+
+    /// The status is going to be written, so it may hold the newest figures.
+    pub fn is_writing(&self) -> bool {
+        self.is_writing
     }
 
     /// Takes back what was to be done.

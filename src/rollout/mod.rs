@@ -14,5 +14,5 @@ pub mod observe;
 mod states;
 mod status;
 pub mod transitions;
-mod verdict;
+pub mod verdict;
 pub mod wish;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::api::rolling_update::{Objects, ShiftMode};
 use crate::api::{Ratio, RollingUpdateStatus, State, Time, names};
 use crate::cluster::facts::{Deployment, HttpRoute, Key, Kind, Meta, Pod, ReplicaSet, Service};
+use crate::metrics_source::measure::Measured;
 use crate::traffic::apex::Pin;
 use crate::traffic::gateway::Names;
 
@@ -52,6 +53,8 @@ pub struct Observation {
     pub autoscaler: Option<String>,
     /// A HorizontalPodAutoscaler sizes the RollingUpdate itself.
     pub autoscaled: bool,
+    /// What was measured of this release; `None` until there was a round.
+    pub measured: Option<Arc<Measured>>,
 }
 
 /// The version that carries the traffic before an update.
@@ -132,6 +135,11 @@ impl Observation {
     /// Traffic is shifted by the Service's endpoints, not by routes.
     pub fn by_pods(&self) -> bool {
         self.objects.mode == ShiftMode::Pods
+    }
+
+    /// The ratio on record gives the new version something.
+    pub fn has_traffic(&self) -> bool {
+        self.status.routing.as_ref().and_then(|r| r.parse::<Ratio>().ok()).is_some_and(|r| !r.is_all_old())
     }
 
     /// Who the update's objects belong to.

@@ -70,6 +70,10 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
         status.state = *state;
         status.state_since = Some(now);
     }
+    if state.is_terminal() {
+        // Nothing is judged any more.
+        status.evidence = None;
+    }
     status.state_since.get_or_insert(now);
     status.created_at.get_or_insert(now);
     status.observed_generation = Some(obs.meta.generation);
@@ -252,6 +256,7 @@ fn weighty(status: &RollingUpdateStatus) -> RollingUpdateStatus {
     status.old_instances = None;
     status.ready = None;
     status.health = None;
+    status.evidence = None;
     if let Some(decision) = &mut status.decision {
         decision.message.clear();
     }

@@ -1,9 +1,16 @@
 //! The spec, parsed once: what is wanted, with every default filled in and nothing left to check.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::api::rolling_update::{CleanupPolicy, OnBreach, Outcome, RollingUpdateSpec, Thresholds, TrafficMode};
+use crate::api::rolling_update::{
+    CleanupPolicy, MetricsSpec, OnBreach, Outcome, PrometheusPreset, PrometheusSpec, RollingUpdateSpec, Thresholds, TrafficMode,
+};
 use crate::api::{Ratio, RollingUpdateStatus, duration};
+use crate::metrics_source::promql::{Backend, Preset, QuestionError, questions};
+use crate::metrics_source::targets::PodMetrics;
+
+use super::verdict::judge::{Limits, default_min_requests};
 
 /// Steps when the spec names none: the guide's recommended progression.
 pub const DEFAULT_STEPS: [&str; 5] = ["1:9", "1:3", "1:1", "3:1", "1:0"];
@@ -55,10 +62,66 @@ pub struct Wish {
     pub manual_approval: bool,
     /// What happens to the old version.
     pub cleanup: CleanupPolicy,
-    /// `metrics: {none: {}}`: readiness alone decides.
-    pub readiness_decides: bool,
+    /// Requests of the new version that a step needs.
+    pub min_requests: u64,
+    /// Where health is read.
+    pub source: Source,
     /// The orders, if they are for this version.
     pub orders: Orders,
+}
+
+/// Where health is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// At the pods of both versions.
+    Pods(PodMetrics),
+    /// At a Prometheus-compatible API.
+    Prometheus(PrometheusMetrics),
+    /// Nowhere: readiness alone decides.
+    None,
+}
+
+/// A Prometheus and what it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrometheusMetrics {
+    /// Its address.
+    pub address: String,
+    preset: PrometheusPreset,
+    queries: BTreeMap<String, String>,
+}
+
+impl PrometheusMetrics {
+    /// Whose names to ask for.
+    pub fn preset(&self) -> Preset<'_> {
+        match self.preset {
+            PrometheusPreset::Traefik => Preset::Traefik,
+            PrometheusPreset::Istio => Preset::Istio,
+            PrometheusPreset::Envoy => Preset::Envoy,
+            PrometheusPreset::Linkerd => Preset::Linkerd,
+            PrometheusPreset::Custom => Preset::Custom(&self.queries),
+        }
+    }
+}
+
+impl Source {
+    fn parse(spec: Option<&MetricsSpec>) -> Result<Self, SpecError> {
+        let error = |field: &str, message: String| SpecError { field: format!("metrics.{field}"), message };
+        match spec {
+            Some(MetricsSpec { none: Some(_), .. }) => Ok(Self::None),
+            Some(MetricsSpec { prometheus: Some(PrometheusSpec { address, preset, queries }), .. }) => {
+                let source = PrometheusMetrics { address: address.clone(), preset: *preset, queries: queries.clone() };
+                // Whether they can be asked shows with any names.
+                let anybody = Backend { namespace: "x", service: "x", workload: "x", pods: "x", version: "x" };
+                questions(source.preset(), anybody).map_err(|e: QuestionError| error("prometheus.queries", e.to_string()))?;
+                Ok(Self::Prometheus(source))
+            }
+            Some(MetricsSpec { pods: Some(pods), .. }) => {
+                let port = pods.port.map(|p| u16::try_from(p).map_err(|_| error("pods.port", "must be a port from 1 to 65535".into())));
+                Ok(Self::Pods(PodMetrics { port: port.transpose()?, path: pods.path.clone() }))
+            }
+            _ => Ok(Self::Pods(PodMetrics::default())),
+        }
+    }
 }
 
 /// A ratio and how its author wrote it.
@@ -132,6 +195,8 @@ impl Wish {
             Thresholds::Strict => (0.001, 200),
             Thresholds::Relaxed => (0.05, 1000),
         };
+        let max_error_rate = spec.max_error_rate.unwrap_or(error_rate);
+        let min_requests = progression.min_requests.and_then(|n| u64::try_from(n).ok());
         Ok(Self {
             artifact_base: spec.artifact_base.clone(),
             version: spec.version.clone(),
@@ -150,11 +215,12 @@ impl Wish {
             deploy_deadline: span("progression.deployDeadline", progression.deploy_deadline.as_deref(), 600)?,
             analysis_deadline: span("progression.analysisDeadline", progression.analysis_deadline.as_deref(), 1800)?,
             on_breach: progression.on_breach.unwrap_or(OnBreach::Pause),
-            max_error_rate: spec.max_error_rate.unwrap_or(error_rate),
+            max_error_rate,
             max_latency_ms: spec.max_latency_ms.unwrap_or(latency),
             manual_approval: spec.require_manual_approval.unwrap_or_default(),
             cleanup: spec.cleanup_policy.unwrap_or(CleanupPolicy::GracePeriod),
-            readiness_decides: spec.metrics.as_ref().is_some_and(|m| m.none.is_some()),
+            min_requests: min_requests.unwrap_or_else(|| default_min_requests(max_error_rate)),
+            source: Source::parse(spec.metrics.as_ref())?,
             orders: orders(spec)?,
         })
     }
@@ -185,9 +251,16 @@ impl Wish {
             max_latency_ms: 500,
             manual_approval: false,
             cleanup: CleanupPolicy::GracePeriod,
-            readiness_decides: false,
+            min_requests: default_min_requests(0.01),
+            source: Source::None,
             orders: Orders::default(),
         }
+    }
+
+    /// What the new version may do.
+    pub fn limits(&self) -> Limits {
+        let limits = Limits::new(self.max_error_rate, f64::from(self.max_latency_ms));
+        Limits { min_requests: self.min_requests, ..limits }
     }
 
     /// How long the old version keeps its pods after it got its last request.
@@ -222,5 +295,56 @@ fn span(field: &str, text: Option<&str>, default_seconds: u64) -> Result<Duratio
     match text {
         None => Ok(Duration::from_secs(default_seconds)),
         Some(text) => duration::parse(text).map_err(|e| SpecError { field: field.into(), message: e.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn wish(spec: &Value) -> Result<Wish, SpecError> {
+        let mut object = json!({"artifactBase": "x:web", "version": "2.0.0"});
+        object.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        Wish::parse(&serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn the_pods_are_read_unless_another_source_is_named() {
+        let source = |spec| wish(&spec).unwrap().source;
+        assert_eq!(source(json!({})), Source::Pods(PodMetrics::default()));
+        assert_eq!(source(json!({"metrics": {}})), Source::Pods(PodMetrics::default()));
+        let pods = PodMetrics { port: Some(9090), path: Some("/m".into()) };
+        assert_eq!(source(json!({"metrics": {"pods": {"port": 9090, "path": "/m"}}})), Source::Pods(pods));
+        assert_eq!(source(json!({"metrics": {"none": {}}})), Source::None);
+        let Source::Prometheus(found) = source(json!({"metrics": {"prometheus": {"address": "http://p:9090", "preset": "istio"}}})) else {
+            panic!("another source")
+        };
+        assert_eq!(found.address, "http://p:9090");
+        assert!(matches!(found.preset(), Preset::Istio));
+    }
+
+    #[rstest]
+    #[case(json!({}), "named requests")]
+    #[case(json!({"requests": "x", "latency": "y"}), "latency")]
+    #[case(json!({"requests": "rate(x[5m])"}), "rate()")]
+    #[case(json!({"requests": "x{s={{service}}}"}), "quoted")]
+    fn queries_that_cannot_be_asked_are_told_with_the_way_out(#[case] queries: Value, #[case] wanted: &str) {
+        let source = json!({"address": "http://p:9090", "preset": "custom", "queries": queries});
+        let error = wish(&json!({"metrics": {"prometheus": source}})).unwrap_err();
+        assert_eq!(error.field, "metrics.prometheus.queries");
+        assert!(error.message.contains(wanted), "{error}");
+    }
+
+    #[rstest]
+    #[case(json!({}), (0.01, 500.0, 300))]
+    #[case(json!({"thresholds": "Strict"}), (0.001, 200.0, 500))]
+    #[case(json!({"thresholds": "Relaxed"}), (0.05, 1000.0, 60))]
+    #[case(json!({"thresholds": "Relaxed", "maxErrorRate": 0.2}), (0.2, 1000.0, 50))]
+    #[case(json!({"maxLatencyMs": 90, "progression": {"minRequests": 7}}), (0.01, 90.0, 7))]
+    fn limits(#[case] spec: Value, #[case] (rate, latency, requests): (f64, f64, u64)) {
+        let limits = Limits { max_error_rate: rate, max_latency_ms: latency, min_requests: requests, factor: 2.0 };
+        assert_eq!(wish(&spec).unwrap().limits(), limits);
     }
 }

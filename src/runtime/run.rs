@@ -13,6 +13,8 @@ use crate::cluster::drive::{self, Context};
 use crate::cluster::event::Publisher;
 use crate::cluster::write::Writer;
 use crate::cluster::{SharedIndex, client, watch as watches};
+use crate::metrics_source::measurer::Measurer;
+use crate::metrics_source::scrape::{Limits, Scraper};
 
 use super::admin::{self, Health};
 use super::lease::{Candidate, Leadership};
@@ -50,6 +52,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     let candidate = Candidate::new(&client, &settings.namespace, LEASE, &settings.identity, settings.lease.into(), leadership.clone());
     tasks.spawn(candidate.run(leads));
 
+    let measurer = Measurer::new(index.clone(), Scraper::new(Limits::default())?, news, metrics.clone());
     let context = Context {
         writer: Writer::new(client.clone(), index.clone(), leadership, metrics.clone()),
         publisher: Publisher::new(client.clone(), &settings.identity),
@@ -61,7 +64,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
         () = stop => Ok(()),
         Some(_) = tasks.join_next() => Err(anyhow::anyhow!("a watch or the leader election ended")),
         ended = &mut serving => Err(anyhow::anyhow!("the admin server ended: {ended:?}")),
-        () = lead(&context, &mut follows, synced, &mut heard, &health, &metrics) => Err(anyhow::anyhow!("the drive loop ended")),
+        () = lead((&context, &measurer), &mut follows, synced, &mut heard, &health, &metrics) => Err(anyhow::anyhow!("the drive loop ended")),
     };
     health.alive.store(false, Ordering::Relaxed);
     tasks.shutdown().await;
@@ -76,7 +79,7 @@ async fn release(client: &Client, settings: &Settings) {
 
 /// Drives while this process leads and knows the cluster; forgets all when it does not.
 async fn lead(
-    context: &Context,
+    (context, measurer): (&Context, &Measurer),
     follows: &mut watch::Receiver<bool>,
     mut synced: watch::Receiver<bool>,
     heard: &mut mpsc::UnboundedReceiver<watches::News>,
@@ -99,6 +102,7 @@ async fn lead(
         tokio::select! {
             lost = follows.wait_for(|l| !*l) => if lost.is_err() { return },
             () = drive::run(context.clone(), heard) => return,
+            () = measurer.run() => return,
         }
         tracing::warn!("not leading any more");
         metrics.leads(false);

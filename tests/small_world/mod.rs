@@ -1,11 +1,14 @@
 //! A small world in the middle of an update, for tests of one decision: what is seen goes in, what follows comes out.
 #![allow(dead_code, reason = "each test uses its part")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aether_operator::api::Time;
+use aether_operator::api::evidence::{Counts, Evidence, StepCounts};
 use aether_operator::cluster::facts::{Fact, Key, Kind};
 use aether_operator::cluster::index::Index;
+use aether_operator::metrics_source::measure::{Measured, Release, Unread};
 use aether_operator::rollout::decide::decide;
 use aether_operator::rollout::model::{Memory, Plan, Write};
 use aether_operator::rollout::observe::observe;
@@ -62,6 +65,10 @@ pub struct Seen {
     pub autoscaled: bool,
     /// This process has taken over in the middle.
     pub took_over: bool,
+    /// What was measured at the present step.
+    pub measured: Option<Figures>,
+    /// The decision on record, made after the step began; or an object with more of the status.
+    pub said: Value,
     /// The status as it was recorded last, instead of one made up from the fields above.
     pub status: Option<Value>,
 }
@@ -96,7 +103,53 @@ pub fn seen(state: &'static str) -> Seen {
         autoscaler: false,
         autoscaled: false,
         took_over: false,
+        measured: None,
+        said: Value::Null,
         status: None,
+    }
+}
+
+/// Failed and all requests of the running step, and what else matters.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    pub new: (u64, u64),
+    pub old: (u64, u64),
+    /// Surely and possibly slow ones of the new version, where it has a histogram.
+    pub slow: Option<(u64, u64)>,
+    /// Seconds since all of it was read; `None`: it never was.
+    pub age: Option<i64>,
+    /// What keeps the new version from being read.
+    pub problem: &'static str,
+    /// The step that was counted is the one in force, and counting has begun.
+    pub counting: bool,
+}
+
+/// Good figures with that many failed ones among that many requests of the new version.
+pub fn figures(failed: u64, all: u64) -> Figures {
+    Figures { new: (failed, all), old: (12, 4000), slow: None, age: Some(1), problem: "", counting: true }
+}
+
+impl Figures {
+    fn measured(self, step: Option<Time>) -> Measured {
+        let counts = |(errors, requests): (u64, u64), slow: Option<(u64, u64)>| {
+            let timed = if slow.is_some() { requests } else { 0 };
+            let (slow_low, slow_high) = slow.unwrap_or_default();
+            Counts { requests, errors, timed, slow_low, slow_high }
+        };
+        let window = StepCounts { new: counts(self.new, self.slow), old: counts(self.old, None), continues: false };
+        let steps = if self.new.1 + self.old.1 > 0 { vec![window] } else { Vec::new() };
+        Measured {
+            release: Release { uid: "RollingUpdate-web".into(), revision: "web-2-0-0".into(), attempt: 1 },
+            step,
+            is_counting: self.counting,
+            evidence: Evidence { since: step, earlier: None, steps },
+            newest: self.age.map(|age| now() - Duration::from_secs(age.unsigned_abs())),
+            interval: Duration::from_secs(5),
+            problem: (!self.problem.is_empty()).then(|| Unread::Failed(self.problem.into())),
+            means: (Some(50.0), Some(45.0)),
+            at: now(),
+            ..Measured::default()
+        }
     }
 }
 
@@ -226,6 +279,12 @@ impl Seen {
             }
             status = recorded;
         }
+        if self.said.get("decision").is_some() {
+            merge(&mut status, &json!({"decision": {"message": "as it was", "at": ago(self.since.min(2))}}));
+        }
+        if !self.said.is_null() {
+            merge(&mut status, &self.said);
+        }
         json!({"metadata": meta, "spec": spec, "status": status})
     }
 
@@ -264,8 +323,14 @@ impl Seen {
     }
 
     pub fn plan(&self) -> Plan {
-        let index = self.index();
-        let obs = observe(&index, &Key::new("shop", "web")).unwrap();
+        let mut index = self.index();
+        let key = Key::new("shop", "web");
+        if let Some(figures) = self.measured {
+            let status = index.update(&key).and_then(|u| u.object.as_ref().ok()?.status.clone());
+            let step = status.and_then(|s| s.step).map(|s| s.since);
+            index.measure(key.clone(), Arc::new(figures.measured(step)));
+        }
+        let obs = observe(&index, &key).unwrap();
         let mut memory = Memory { from_start: !self.took_over, ..Memory::default() };
         for (fact, seconds) in self.held {
             memory.since.insert(fact, now() - Duration::from_secs(seconds.unsigned_abs()));

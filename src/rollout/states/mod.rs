@@ -13,6 +13,7 @@ mod endpoints;
 mod fence;
 mod interference;
 pub mod pending;
+pub mod progress;
 pub mod resting;
 pub mod rolling_back;
 pub mod shifting;

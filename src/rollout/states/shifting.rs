@@ -3,24 +3,32 @@
 use std::sync::Arc;
 
 use crate::api::conditions::Answer;
-use crate::api::rolling_update::{Outcome, Step, Verdict};
+use crate::api::rolling_update::{Decision, Outcome, Step, Verdict};
 use crate::api::{Ratio, State};
 use crate::cluster::facts::{HttpRoute, Kind};
 use crate::cluster::patch;
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
-use super::{SLOW_GATEWAY, WAITING_FOR_GATEWAY, Wait, deploying, endpoints, interference, rolling_back, shut, sizing};
+use super::{SLOW_GATEWAY, WAITING_FOR_GATEWAY, Wait, deploying, endpoints, interference, progress, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Cause, Turn, other_version, shifted_to};
 use crate::rollout::model::{Observation, Side, count};
 use crate::rollout::status::{Saying, state_word};
 use crate::rollout::verdict;
-use crate::rollout::wish::{Asked, Wish};
+use crate::rollout::wish::{Asked, Source, Wish};
 
 /// DEPLOYED and ROUTING: make the data plane carry the wanted ratio, and record it once it is acknowledged.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let obs = turn.obs;
+    let decision = progress::look(turn, wish);
+    if progress::rolls_back(wish) && progress::is_unrecorded_breach(turn, &decision) {
+        // The next turn goes back, whatever happens to this process until then.
+        turn.keep("in force");
+        let gate = gate::of_all(obs.routes.iter().map(AsRef::as_ref));
+        say_shifting(turn, wish, &gate, Some(progress::going_back(&decision)));
+        return;
+    }
     if let Some(fight) = stand_firm(turn, wish) {
         rolling_back::begin(turn, wish, &fight);
         return;
@@ -37,13 +45,13 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let in_force = carries(obs, recorded.ratio) && gate == Gate::Confirmed;
     let settled = in_force && turn.held_for("in force", wish.settle);
 
-    let (target, why_waiting) = target(turn, wish, &recorded, settled);
+    let (target, why_waiting) = target(turn, wish, &recorded, settled, &decision);
     if obs.routes.is_empty() && !obs.by_pods() {
         let gone = format!("no HTTPRoute names Service {} or its versions any more; create it again, or roll back", obs.objects.service);
         say_shifting(turn, wish, &gate, Some(Wait("RouteNotFound", gone)));
         return;
     }
-    if target.ratio == recorded.ratio && settled && recorded.ratio.is_all_new() && may_complete(turn, wish) {
+    if target.ratio == recorded.ratio && settled && recorded.ratio.is_all_new() && may_complete(turn, wish, &decision) {
         let message = format!("version {} carries all traffic; the old version is being retired", wish.version);
         turn.say(Saying { shifted: shifted_to("all traffic on the new version"), ..Saying::new(State::Completing, "Completing", message) });
         return;
@@ -145,7 +153,7 @@ fn gives_new(obs: &Observation, ratio: Ratio) -> bool {
 
 /// The ratio that should be in force now: a person's, else the next step when its time has come.
 /// The second part says what keeps the progression where it is.
-fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> (Asked, Option<Wait>) {
+fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool, decision: &Decision) -> (Asked, Option<Wait>) {
     let stay = |why| (recorded.clone(), why);
     let obs = turn.obs;
     if gives_new(obs, recorded.ratio) && obs.new.endpoints.ready.is_empty() && !obs.old.endpoints.ready.is_empty() {
@@ -177,9 +185,14 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> 
         let message = format!("spec.control.routing holds {}; change it, or take it away to go on by itself", ordered.text);
         return (ordered.clone(), waits.then_some(Wait("AwaitingRouting", message)));
     }
-    let Some(next) = wish.steps.iter().find(|s| s.ratio.exceeds(recorded.ratio)) else { return stay(None) };
+    let Some(next) = wish.steps.iter().find(|s| s.ratio.exceeds(recorded.ratio)) else {
+        return stay(progress::at_the_end(turn, wish, decision, recorded.ratio));
+    };
     if is_under_way(turn, recorded.ratio, next.ratio) {
         return (next.clone(), None);
+    }
+    if decision.verdict == Verdict::Unhealthy && !progress::lets(wish, decision, next.ratio) {
+        return stay(Some(progress::breach(decision, Some(next))));
     }
     if wish.manual_approval && wish.orders.approved.as_ref().is_none_or(|a| next.ratio.exceeds(a.ratio)) {
         let message = format!("the step to {} waits for spec.control.approved: \"{}\"", next.text, next.text);
@@ -193,24 +206,13 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool) -> 
     {
         return stay(None);
     }
-    let decision = verdict::judge(obs, wish, obs.instances(), turn.now);
-    if decision.verdict == Verdict::Healthy {
+    if progress::lets(wish, decision, next.ratio) {
         return (next.clone(), None);
     }
-    let why = no_verdict(turn, wish, &decision.message);
-    turn.status.decision = Some(decision);
-    stay(Some(why))
-}
-
-/// What is said while the step waits for a verdict; too long, and a person is needed.
-fn no_verdict(turn: &mut Turn<'_>, wish: &Wish, why: &str) -> Wait {
-    let since = turn.obs.status.step.as_ref().map(|s| s.since).or(turn.obs.status.state_since).unwrap_or(turn.now);
-    if !turn.is_past(since + wish.analysis_deadline) {
-        return Wait("AwaitingVerdict", why.to_owned());
+    if wish.source == Source::None {
+        turn.status.decision = Some(decision.clone());
     }
-    let deadline = crate::api::duration::print(wish.analysis_deadline);
-    let message = format!("no verdict within {deadline}: {why}; go on with spec.control.routing, or roll back with spec.control.outcome");
-    Wait("AnalysisDeadlineExceeded", message)
+    stay(Some(progress::no_verdict(turn, wish, decision)))
 }
 
 /// A step was decided and is half done: it is finished and recorded, never taken back halfway.
@@ -286,7 +288,7 @@ fn record(turn: &mut Turn<'_>, wish: &Wish, asked: &Asked) {
     turn.status.routing = Some(asked.text.clone());
     turn.status.effective_routing =
         Some(if turn.obs.by_pods() { endpoints::share(turn.obs, asked.ratio).to_string() } else { asked.text.clone() });
-    turn.status.decision = Some(verdict::judge(turn.obs, wish, instances, now));
+    turn.status.decision = Some(verdict::at_first(turn.obs, wish, instances, now));
     let index = i32::try_from(wish.step_of(asked.ratio)).unwrap_or_default();
     let of = i32::try_from(wish.steps.len()).unwrap_or_default();
     turn.status.step = Some(Step { index, of, since: now, next_not_before: Some(now + wish.interval.max(wish.settle)) });
@@ -325,7 +327,7 @@ fn in_endpoints(turn: &Turn<'_>) -> (Answer, &'static str, String) {
 
 /// The new version has not all of its pods: by readiness, that is a verdict too.
 fn not_ready(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
-    if !wish.readiness_decides {
+    if wish.source != Source::None {
         return None;
     }
     let decision = verdict::judge(turn.obs, wish, turn.obs.instances(), turn.now);
@@ -345,7 +347,7 @@ pub fn refused_order(wish: &Wish, obs: &Observation) -> Option<(&'static str, St
 }
 
 /// At x:0, in force and settled: may the old version be retired?
-fn may_complete(turn: &mut Turn<'_>, wish: &Wish) -> bool {
+fn may_complete(turn: &mut Turn<'_>, wish: &Wish, decision: &Decision) -> bool {
     if wish.orders.paused {
         return false;
     }
@@ -355,7 +357,5 @@ fn may_complete(turn: &mut Turn<'_>, wish: &Wish) -> bool {
     let by_itself =
         wish.orders.routing.is_none() && (!wish.manual_approval || wish.orders.approved.as_ref().is_some_and(|a| a.ratio.is_all_new()));
     let time = turn.obs.status.step.as_ref().and_then(|s| s.next_not_before);
-    by_itself
-        && time.is_none_or(|t| turn.is_past(t))
-        && verdict::judge(turn.obs, wish, turn.obs.instances(), turn.now).verdict == Verdict::Healthy
+    by_itself && time.is_none_or(|t| turn.is_past(t)) && progress::lets(wish, decision, recorded(turn.obs).ratio)
 }
