@@ -46,7 +46,11 @@ test: build ## Run every test: pure, model, and on a real cluster
 under-load:
 	cargo test -p testbed --test rolling
 with-faults:
-	cargo test -p testbed --test crash --test gates --test scaling
+	cargo test -p testbed --test crash --test gates --test scaling --test health
+
+.PHONY: verdict-table
+verdict-table: ## Print what the judge does to thousands of made-up updates, next to the checks it replaces
+	cargo run --release --example verdict-table
 
 .PHONY: test-long
 test-long: export AETHER_LONG := 1

@@ -178,9 +178,10 @@ fn breach() -> Value {
     json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached", "approvedBefore": ""}})
 }
 
-fn control(orders: Value) -> Value {
-    let mut spec = json!({"metrics": null, "control": orders});
-    spec["control"]["version"] = json!("2.0.0");
+fn control(mut orders: Value) -> Value {
+    orders["version"] = json!("2.0.0");
+    let mut spec = json!({"metrics": null});
+    spec["control"] = orders;
     spec
 }
 

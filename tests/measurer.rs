@@ -142,10 +142,7 @@ impl World {
             }
         });
         let last = || self.index.lock().measured(&key);
-        match found.await {
-            Ok(measured) => measured,
-            Err(_) => panic!("it came to {:#?}", last()),
-        }
+        found.await.unwrap_or_else(|_| panic!("it came to {:#?}", last()))
     }
 }
 

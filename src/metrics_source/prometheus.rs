@@ -10,11 +10,11 @@ use chrono::TimeDelta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::api::Time;
 use super::exposition::{self, Sample};
 use super::promql::{Question, Role};
 use super::recognise::{self, Recognised};
 use super::snapshot::{Counts, Part, Reading, Snapshot};
+use crate::api::Time;
 
 /// What custom queries are called in messages.
 const REQUESTS: &str = "query requests";

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::api::Time;
 use super::exposition::{self, Exposition, ExpositionError, Format, Keep, Kind, Sample};
 use super::snapshot::{self, Counts, Edge, Histogram, Part, Problem, Reading, Snapshot, Unit};
+use crate::api::Time;
 
 /// One way of counting requests.
 #[derive(Debug, PartialEq, Eq)]

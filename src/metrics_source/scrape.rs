@@ -22,11 +22,11 @@ use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, He
 use reqwest::{Client, Response, Url, redirect};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::api::Time;
 use super::exposition::Format;
 use super::prometheus::{self, AnswerError, Demand};
 use super::promql::Question;
 use super::recognise::Recognised;
+use crate::api::Time;
 
 /// Places of its own that every round has.
 pub const OWN_PLACES: usize = 4;

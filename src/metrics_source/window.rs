@@ -17,8 +17,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::api::Time;
 use super::snapshot::{Counts, Edge, Histogram, Part, Problem, Reading, Snapshot};
+use crate::api::Time;
 
 /// One thing that is read: a process that owns its counters, or a Prometheus.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

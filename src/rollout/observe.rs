@@ -60,7 +60,8 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
         }
     }
     let attempt = status.attempt.unwrap_or(1);
-    let is_this = |m: &Arc<Measured>| m.release.uid == update.meta.uid && m.release.revision == objects.new_revision && m.release.attempt == attempt;
+    let is_this =
+        |m: &Arc<Measured>| m.release.uid == update.meta.uid && m.release.revision == objects.new_revision && m.release.attempt == attempt;
     Some(Observation {
         measured: index.measured(key).filter(is_this),
         serving,

@@ -297,3 +297,54 @@ fn span(field: &str, text: Option<&str>, default_seconds: u64) -> Result<Duratio
         Some(text) => duration::parse(text).map_err(|e| SpecError { field: field.into(), message: e.to_string() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn wish(spec: &Value) -> Result<Wish, SpecError> {
+        let mut object = json!({"artifactBase": "x:web", "version": "2.0.0"});
+        object.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        Wish::parse(&serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn the_pods_are_read_unless_another_source_is_named() {
+        let source = |spec| wish(&spec).unwrap().source;
+        assert_eq!(source(json!({})), Source::Pods(PodMetrics::default()));
+        assert_eq!(source(json!({"metrics": {}})), Source::Pods(PodMetrics::default()));
+        let pods = PodMetrics { port: Some(9090), path: Some("/m".into()) };
+        assert_eq!(source(json!({"metrics": {"pods": {"port": 9090, "path": "/m"}}})), Source::Pods(pods));
+        assert_eq!(source(json!({"metrics": {"none": {}}})), Source::None);
+        let Source::Prometheus(found) = source(json!({"metrics": {"prometheus": {"address": "http://p:9090", "preset": "istio"}}})) else {
+            panic!("another source")
+        };
+        assert_eq!(found.address, "http://p:9090");
+        assert!(matches!(found.preset(), Preset::Istio));
+    }
+
+    #[rstest]
+    #[case(json!({}), "named requests")]
+    #[case(json!({"requests": "x", "latency": "y"}), "latency")]
+    #[case(json!({"requests": "rate(x[5m])"}), "rate()")]
+    #[case(json!({"requests": "x{s={{service}}}"}), "quoted")]
+    fn queries_that_cannot_be_asked_are_told_with_the_way_out(#[case] queries: Value, #[case] wanted: &str) {
+        let source = json!({"address": "http://p:9090", "preset": "custom", "queries": queries});
+        let error = wish(&json!({"metrics": {"prometheus": source}})).unwrap_err();
+        assert_eq!(error.field, "metrics.prometheus.queries");
+        assert!(error.message.contains(wanted), "{error}");
+    }
+
+    #[rstest]
+    #[case(json!({}), (0.01, 500.0, 300))]
+    #[case(json!({"thresholds": "Strict"}), (0.001, 200.0, 500))]
+    #[case(json!({"thresholds": "Relaxed"}), (0.05, 1000.0, 60))]
+    #[case(json!({"thresholds": "Relaxed", "maxErrorRate": 0.2}), (0.2, 1000.0, 50))]
+    #[case(json!({"maxLatencyMs": 90, "progression": {"minRequests": 7}}), (0.01, 90.0, 7))]
+    fn limits(#[case] spec: Value, #[case] (rate, latency, requests): (f64, f64, u64)) {
+        let limits = Limits { max_error_rate: rate, max_latency_ms: latency, min_requests: requests, factor: 2.0 };
+        assert_eq!(wish(&spec).unwrap().limits(), limits);
+    }
+}

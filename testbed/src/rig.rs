@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, OnceCell};
 use crate::audit::AuditLog;
 use crate::bed::{Bed, BedOptions};
 use crate::gateway::{Gateway, GatewayOptions};
-use crate::load::{Load, Plan, Report, Target};
+use crate::load::{Load, Outcome, Plan, Report, Target};
 use crate::metrics_api::MetricsApi;
 use crate::namespace::Entered;
 use crate::operator::{self, Operator};
@@ -183,6 +183,15 @@ impl Shop {
     /// Callers: through both gateways, of the Service itself by a prompt and by a late kube-proxy, and through the rule
     /// with a foreign backend.
     pub fn start_load(&mut self) -> anyhow::Result<()> {
+        self.call(Some((40, Duration::from_secs(1))))
+    }
+
+    /// The same callers, but nobody asks for slow answers: how long they take is the pods' own affair.
+    pub fn start_even_load(&mut self) -> anyhow::Result<()> {
+        self.call(None)
+    }
+
+    fn call(&mut self, slow_every: Option<(u32, Duration)>) -> anyhow::Result<()> {
         let [slow, quick] = &self.rig.gateways;
         let service = |lag| Target::Service {
             client: self.rig.bed.client(),
@@ -191,7 +200,7 @@ impl Shop {
             port: 80,
             lag: Duration::from_secs(lag),
         };
-        let plan = |target, rate| Plan { slow_every: Some((40, Duration::from_secs(1))), ..Plan::new(target, rate) };
+        let plan = |target, rate| Plan { slow_every, ..Plan::new(target, rate) };
         let plans = [
             ("gateway with 2 s throttle", plan(self.through(slow), 40.0)),
             ("gateway with 100 ms throttle", plan(self.through(quick), 40.0)),
@@ -230,6 +239,26 @@ impl Shop {
             ensure!(report.failed() == 0, "{who}: {report}\nfirst failures: {:#?}", report.first_failures());
         }
         Ok(requests)
+    }
+
+    /// Ends the load and demands that nothing failed but answers with status 500 of these versions. Returns how many
+    /// requests there were, and how many failed.
+    pub async fn only_pods_erred(&mut self, versions: &[&str]) -> anyhow::Result<(u64, u64)> {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (mut requests, mut erred) = (0, 0);
+        for (who, load) in self.loads.drain(..) {
+            let report = load.stop().await;
+            requests += report.requests();
+            ensure!(report.requests() > 0, "{who} sent nothing");
+            for (outcome, count) in report.outcomes() {
+                match outcome {
+                    Outcome::Ok { .. } => {}
+                    Outcome::Status { code: 500, version } if versions.contains(&version.as_str()) => erred += count,
+                    other => anyhow::bail!("{who}: {count} x {other:?}\nfirst failures: {:#?}", report.first_failures()),
+                }
+            }
+        }
+        Ok((requests, erred))
     }
 
     /// Writes a `RollingUpdate` named `web`: fast, in readiness mode, with `spec` merged in; and watches it.
@@ -324,10 +353,15 @@ fn tail(path: &Path) -> String {
     lines.get(lines.len().saturating_sub(80)..).unwrap_or_default().join("\n")
 }
 
+/// As a JSON merge patch: null takes a field away.
 fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
+                if value.is_null() {
+                    into.remove(&key);
+                    continue;
+                }
                 merge(into.entry(key).or_insert(Value::Null), value);
             }
         }

@@ -263,12 +263,6 @@ impl Seen {
                 "step": {"index": 1, "of": 5, "since": ago(self.since), "nextNotBefore": ago(self.since - 60)},
                 "history": [{"at": ago(self.since), "from": from, "to": self.state, "reason": self.rollback, "by": "x"}],
             });
-            if self.said.get("decision").is_some() {
-                merge(&mut status, &json!({"decision": {"message": "as it was", "at": ago(self.since.min(2))}}));
-            }
-            if !self.said.is_null() {
-                merge(&mut status, &self.said);
-            }
             if self.since < 60 {
                 status["step"]["nextNotBefore"] = json!(now() + Duration::from_secs(60 - self.since.unsigned_abs()));
             }
@@ -281,6 +275,12 @@ impl Seen {
                 }
             }
             status = recorded;
+        }
+        if self.said.get("decision").is_some() {
+            merge(&mut status, &json!({"decision": {"message": "as it was", "at": ago(self.since.min(2))}}));
+        }
+        if !self.said.is_null() {
+            merge(&mut status, &self.said);
         }
         json!({"metadata": meta, "spec": spec, "status": status})
     }

@@ -7,7 +7,7 @@ use aether_operator::rollout::model::Plan;
 use aether_operator::rollout::transitions::{DEADLINES, EDGES, is_legal};
 use serde_json::json;
 
-use super::small_world::{Seen, line, seen};
+use super::small_world::{Figures, Seen, figures, line, seen};
 
 /// A state in the middle of its work, with all said that there is to say; 2.0.0 replaces 1.0.0.
 fn in_the_middle_of(state: State) -> Seen {
@@ -41,8 +41,17 @@ fn ordered(mut seen: Seen, control: &serde_json::Value) -> Seen {
     seen
 }
 
+/// An update that is judged by these figures, if it is under way.
+fn measured(seen: Seen, figures: Figures, progression: &serde_json::Value) -> Seen {
+    if seen.state != "ROUTING" {
+        return seen;
+    }
+    let spec = json!({"metrics": null, "progression": progression});
+    Seen { spec, measured: Some(figures), since: 99, held: &[("in force", 99)], ..seen }
+}
+
 /// What may happen.
-const EVENTS: [Event; 31] = [
+const EVENTS: [Event; 35] = [
     ("a restart of the operator", |s| Seen { held: &[], ..s }),
     ("`control.outcome: Rollback`", |s| ordered(s, &json!({"outcome": "Rollback"}))),
     ("`control.outcome: Complete` before x:0", |s| ordered(s, &json!({"outcome": "Complete"}))),
@@ -57,6 +66,15 @@ const EVENTS: [Event; 31] = [
         ..s
     }),
     ("the step's time has come", |s| Seen { since: 99, held: &[("in force", 99), ("ready", 99)], ..s }),
+    ("judged by metrics: the step's time has come, and they cannot be read", |s| {
+        measured(s, Figures { age: None, problem: "x", counting: false, new: (0, 0), old: (0, 0), slow: None }, &json!({}))
+    }),
+    ("judged by metrics: the step's time has come, and all is well", |s| measured(s, figures(0, 400), &json!({}))),
+    ("judged by metrics: a breach is proven", |s| measured(s, figures(30, 400), &json!({}))),
+    ("judged by metrics: a breach is on record, `onBreach: Rollback`", |s| {
+        let said = json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached"}});
+        if s.state == "ROUTING" { Seen { said, ..measured(s, figures(30, 400), &json!({"onBreach": "Rollback"})) } } else { s }
+    }),
     ("`version: 3.0.0`", |s| Seen { spec: json!({"version": "3.0.0"}), ..s }),
     ("`version: 1.0.0`, the old one", |s| Seen { spec: json!({"version": "1.0.0"}), ..s }),
     ("`attempt: 2`", |s| Seen { spec: json!({"attempt": 2}), ..s }),
@@ -135,7 +153,7 @@ pub fn page() -> String {
         let answers = names.map(|name| answer(&status, name)).join(" | ");
         row(format!("| {state} | {answers} | {} |", kstatus(5, &status)));
     }
-    row("\n## Events\n\nWhat the next decision is when something has happened in the middle of a state: the writes in their order, then the\nstate and reason that are recorded, and other conditions that change. An update from 1.0.0 to 2.0.0 behind one route,\njudged by readiness.".to_owned());
+    row("\n## Events\n\nWhat the next decision is when something has happened in the middle of a state: the writes in their order, then the\nstate and reason that are recorded, and other conditions that change. An update from 1.0.0 to 2.0.0 behind one route,\njudged by readiness where nothing else is said.".to_owned());
     for state in State::ALL {
         row(format!("\n### {state}\n\n| event | decision |\n|---|---|"));
         let before = in_the_middle_of(state);

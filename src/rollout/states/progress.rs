@@ -16,7 +16,10 @@ pub fn look(turn: &mut Turn<'_>, wish: &Wish) -> Decision {
         return decision;
     }
     let recorded = verdict::said_at_this_step(turn.obs);
-    let same = recorded.filter(|r| r.verdict == decision.verdict && r.reason == decision.reason && !turn.is_writing());
+    let same = recorded.filter(|r| {
+        let is_news = turn.is_writing() || (verdict::is_without_figures(&decision) && r.message != decision.message);
+        r.verdict == decision.verdict && r.reason == decision.reason && !is_news
+    });
     let shown = match (same, recorded, &turn.obs.measured) {
         (Some(same), ..) => same.clone(),
         // Nothing was measured since this process began: what is on record is the newest there is.

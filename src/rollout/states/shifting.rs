@@ -352,7 +352,5 @@ fn may_complete(turn: &mut Turn<'_>, wish: &Wish, decision: &Decision) -> bool {
     let by_itself =
         wish.orders.routing.is_none() && (!wish.manual_approval || wish.orders.approved.as_ref().is_some_and(|a| a.ratio.is_all_new()));
     let time = turn.obs.status.step.as_ref().and_then(|s| s.next_not_before);
-    by_itself
-        && time.is_none_or(|t| turn.is_past(t))
-        && progress::lets(wish, decision, recorded(turn.obs).ratio)
+    by_itself && time.is_none_or(|t| turn.is_past(t)) && progress::lets(wish, decision, recorded(turn.obs).ratio)
 }

@@ -20,6 +20,10 @@ use self::judge::{Judgement, Situation};
 use super::model::Observation;
 use super::wish::{Source, Wish};
 
+/// Reason of Unknown where nobody says where a pod shows its metrics.
+const NO_TARGET: &str = "NoMetricsTarget";
+/// Reason of Unknown where they cannot be read.
+const UNAVAILABLE: &str = "MetricsUnavailable";
 /// Reason of Unknown while a step has not lasted its interval.
 const INTERVAL_NOT_PASSED: &str = "IntervalNotPassed";
 /// Reason of Unknown before the first figures of a step.
@@ -57,6 +61,11 @@ pub fn said_at_this_step(obs: &Observation) -> Option<&Decision> {
     obs.status.decision.as_ref().filter(|d| since.is_none_or(|since| d.at >= since))
 }
 
+/// What is said holds no figures, so that another text is news.
+pub fn is_without_figures(decision: &Decision) -> bool {
+    [NO_TARGET, UNAVAILABLE].contains(&decision.reason.as_str())
+}
+
 /// The words for a breach.
 pub fn breach_word(reason: &str) -> &'static str {
     judge::BREACHES.into_iter().find(|b| *b == reason).unwrap_or("Breached")
@@ -64,7 +73,9 @@ pub fn breach_word(reason: &str) -> &'static str {
 
 fn readiness(obs: &Observation, instances: i32, now: Time) -> Decision {
     let (verdict, reason, message) = match ready(obs, instances) {
-        Ok(()) => (Verdict::Healthy, "ReadinessOnly", format!("all {instances} pods of the new version are ready; readiness alone decides")),
+        Ok(()) => {
+            (Verdict::Healthy, "ReadinessOnly", format!("all {instances} pods of the new version are ready; readiness alone decides"))
+        }
         Err(ready) => {
             (Verdict::Unknown, "NotReady", format!("{ready} of {instances} pods of the new version are ready; readiness alone decides"))
         }
@@ -99,20 +110,16 @@ fn measured(obs: &Observation, wish: &Wish, instances: i32, now: Time) -> (Verdi
     let is_fresh = age.is_some_and(|age| age <= m.interval * 2);
     if !is_fresh && let Some(problem) = &m.problem {
         let (reason, why) = match problem {
-            Unread::NoTarget(why) => ("NoMetricsTarget", why),
-            Unread::Failed(why) => ("MetricsUnavailable", why),
+            Unread::NoTarget(why) => (NO_TARGET, why),
+            Unread::Failed(why) => (UNAVAILABLE, why),
         };
         return unknown(reason, format!("{why}; nothing is known of the new version's requests until they can be read"));
     }
     if age.is_none() {
         return not_yet(NOT_MEASURED_YET);
     }
-    let situation = Situation {
-        interval_passed,
-        newest_sample_age_ms: age.map(millis),
-        scrape_interval_ms: millis(m.interval),
-        edges: m.edges,
-    };
+    let situation =
+        Situation { interval_passed, newest_sample_age_ms: age.map(millis), scrape_interval_ms: millis(m.interval), edges: m.edges };
     let judged = || judge::judge(&m.evidence, &wish.limits(), &situation);
     if !obs.has_traffic() {
         return without_traffic(obs, m, instances, is_fresh, judged);

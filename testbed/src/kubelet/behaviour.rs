@@ -1,5 +1,8 @@
 //! How a pod's application behaves, read from the annotations of the pod.
 //!
+//! An annotation whose name ends in a version, such as `error-rate.2.0.0`, speaks to pods of that image tag only: a template
+//! is the same for all versions that are made from it.
+//!
 //! Parsed once per change of the annotations into plain values. A bad value is an error with a text that ends up in the
 //! pod's status, so that a typo in a test is seen in `kubectl get pods` instead of being ignored.
 
@@ -57,8 +60,14 @@ impl Behaviour {
             shutdown: options.shutdown,
             drop_on_shutdown: false,
         };
-        for (name, text) in annotations {
-            behaviour.set(name, text).map_err(|wanted| format!("annotation {PREFIX}{name}: {text:?} is no {wanted}"))?;
+        let of_versions = |(name, _): &(&String, &String)| name.contains('.');
+        let for_all = annotations.iter().filter(|a| !of_versions(a));
+        for (name, text) in for_all.chain(annotations.iter().filter(of_versions)) {
+            let (property, version) = name.split_once('.').unwrap_or((name, tag(image)));
+            // What is for others must be right all the same.
+            let mut for_others = behaviour.clone();
+            let of = if version == tag(image) { &mut behaviour } else { &mut for_others };
+            of.set(property, text).map_err(|wanted| format!("annotation {PREFIX}{name}: {text:?} is no {wanted}"))?;
         }
         Ok(behaviour)
     }
@@ -193,6 +202,14 @@ mod tests {
             drop_on_shutdown: true,
         };
         assert_eq!(all, wanted);
+    }
+
+    #[test]
+    fn an_annotation_for_a_version_is_for_that_version() {
+        let all = parse(&[("error-rate", "0.1"), ("error-rate.1.2.3", "0.5"), ("latency.2.0.0", "1s")]).unwrap();
+        assert_eq!((all.error_ppm, all.latency), (500_000, Duration::ZERO));
+        assert_eq!(parse(&[("error-rate", "0.1"), ("error-rate.2.0.0", "0.5")]).unwrap().error_ppm, 100_000);
+        assert!(parse(&[("latency.2.0.0", "fast")]).unwrap_err().contains("latency.2.0.0"));
     }
 
     #[test]
