@@ -5,6 +5,7 @@ mod bugs;
 mod controllers;
 mod endpoints;
 mod gateway;
+mod health;
 mod invariants;
 mod meddler;
 mod normal;
@@ -128,6 +129,11 @@ fn every_gateway() {
     play_each(scenarios::gateways::all());
 }
 
+#[test]
+fn every_verdict() {
+    play_each(scenarios::health::all());
+}
+
 /// The faults after which the operator does not know what it has done.
 const DEAF: [Fault; 4] = [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost, Fault::Frozen];
 
@@ -161,6 +167,11 @@ fn every_write_of_a_promotion_by_pods_goes_wrong() {
 #[test]
 fn every_write_of_a_rollback_by_pods_goes_wrong() {
     at_every_write(&scenarios::pods::rollback_when("rollback", When::Routing("1:1", 1500)), &DEAF, 0);
+}
+
+#[test]
+fn every_write_of_a_breach_goes_wrong() {
+    at_every_write(&scenarios::health::breach(), &DEAF, 0);
 }
 
 /// Another process takes over, which knows the cluster as it was a while ago; and the write of the first one goes out later.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aether_operator::api::Time;
+use aether_operator::api::{State, Time};
 use aether_operator::cluster::drive;
 use aether_operator::cluster::facts::{Fact, Key, Kind};
 use aether_operator::cluster::index::Index;
@@ -14,6 +14,7 @@ use aether_operator::rollout::observe::observe;
 use kube::core::DynamicObject;
 use serde_json::Value;
 
+use super::health;
 use super::invariants::{Violation, ensure};
 use super::requests::End;
 use super::sim::Sim;
@@ -40,6 +41,8 @@ pub struct Operator {
     pub down_until: Option<Time>,
     /// Until then a new process knows only what it was told first.
     deaf_until: Option<Time>,
+    /// When this process began to measure.
+    began: Time,
     cursor: BTreeMap<Kind, usize>,
     kept: BTreeMap<Key, Kept>,
     queue: BTreeSet<Key>,
@@ -66,6 +69,7 @@ impl Operator {
             }
             self.cursor.insert(*kind, known);
         }
+        self.began = world.now;
         self.kept.clear();
         self.wake.clear();
         self.queue = self.index.updates().map(|u| u.meta.key()).collect();
@@ -99,6 +103,15 @@ impl Operator {
         }
     }
 
+    /// A round of measuring is over every five seconds.
+    pub fn measure(&mut self, now: Time) {
+        if now.timestamp_millis() % 5000 == 0 {
+            let shifting = self.index.updates().filter(|u| matches!(u.state(), Some(State::Deployed | State::Routing)));
+            let measured = shifting.filter(|u| u.object.as_ref().is_ok_and(|o| o.spec.metrics.is_none()));
+            self.queue.extend(measured.map(|u| u.meta.key()));
+        }
+    }
+
     fn concern(&mut self, kind: Kind, key: &Key) {
         let concerned = drive::concerned(&self.index, kind, key);
         self.queue.extend(concerned);
@@ -120,6 +133,7 @@ impl Sim {
         let mut again = Some(BACKOFF.0);
         for turn in 0..TURNS {
             let Some(mut obs) = observe(&self.operator.index, key) else { return Ok(()) };
+            obs.measured = health::measured(&obs, self.operator.began, self.cluster.world.now, self.scenario.errs_from);
             if let Some(bug) = self.bug {
                 bug.before(&mut obs, &mut kept.memory);
             }

@@ -97,6 +97,8 @@ pub struct Scenario {
     pub says: Option<&'static str>,
     /// News of pods come that many milliseconds late, all the time.
     pub pods_late: u64,
+    /// The share of the traffic from which on the new version errs, where updates are judged by what is measured.
+    pub errs_from: Option<f64>,
 }
 
 impl Scenario {
@@ -123,6 +125,7 @@ impl Scenario {
             keeps_pause: false,
             says: None,
             pods_late: 0,
+            errs_from: None,
         }
     }
 

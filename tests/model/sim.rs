@@ -241,6 +241,7 @@ impl Sim {
             self.operator.start(&self.cluster.world, age);
         }
         self.operator.hear(&self.cluster.world);
+        self.operator.measure(now);
         while let Some(key) = self.operator.due(now) {
             self.work(&key)?;
             if self.operator.down_until.is_some() {

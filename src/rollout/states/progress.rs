@@ -30,8 +30,12 @@ pub fn look(turn: &mut Turn<'_>, wish: &Wish) -> Decision {
         // Ready speaks of the order that holds the update, so nothing else tells.
         turn.warn(&decision.reason, decision.message.clone());
     }
-    turn.status.decision = Some(shown.clone());
-    if shown.verdict == decision.verdict && shown.reason == decision.reason { shown } else { decision }
+    if turn.obs.measured.is_some() || turn.obs.has_traffic() {
+        // Before the first round at 0:1 nobody has asked yet.
+        turn.status.decision = Some(shown.clone());
+    }
+    // What was healthy before this process began lets nothing advance.
+    if shown.verdict == Verdict::Healthy { decision } else { shown }
 }
 
 /// A breach that has to be on record before anything follows from it, so that a crash cannot lose it.
@@ -69,6 +73,11 @@ pub fn breach(decision: &Decision, next: Option<&Asked>) -> Wait {
     };
     let message = format!("{}; go on with {on}, or back with spec.control.outcome: Rollback", decision.message);
     Wait(verdict::breach_word(&decision.reason), message)
+}
+
+/// What is said in the moment between a breach and the rollback that it brings about.
+pub fn going_back(decision: &Decision) -> Wait {
+    Wait(verdict::breach_word(&decision.reason), format!("{}; all traffic goes back to the old version", decision.message))
 }
 
 /// What is said while a step waits for a verdict; too long, and a person is needed.

@@ -26,7 +26,7 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         // The next turn goes back, whatever happens to this process until then.
         turn.keep("in force");
         let gate = gate::of_all(obs.routes.iter().map(AsRef::as_ref));
-        say_shifting(turn, wish, &gate, Some(progress::breach(&decision, None)));
+        say_shifting(turn, wish, &gate, Some(progress::going_back(&decision)));
         return;
     }
     if let Some(fight) = stand_firm(turn, wish) {

@@ -4,6 +4,7 @@ pub mod adoption;
 pub mod deletions;
 pub mod edits;
 pub mod gateways;
+pub mod health;
 pub mod interference;
 pub mod paths;
 pub mod pods;
