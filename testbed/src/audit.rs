@@ -149,11 +149,11 @@ impl AuditLog {
     #[must_use]
     pub fn refused_for_nothing(&self, all: &Self) -> Self {
         let same = |a: &Entry, b: &Entry| (&a.resource, &a.namespace, &a.name) == (&b.resource, &b.namespace, &b.name);
-        let outdates = |by: &Entry, refused: &Entry| {
+        let is_faster = |by: &Entry, refused: &Entry| {
             let just_before = by.at <= refused.answered && by.answered + NEWS >= refused.at;
             by.user != refused.user && by.effect == Effect::Changed && same(by, refused) && just_before
         };
-        let outdated = |e: &Entry| matches!(e.code, 409 | 422) && all.entries.iter().any(|by| outdates(by, e));
+        let outdated = |e: &Entry| matches!(e.code, 409 | 422) && all.entries.iter().any(|by| is_faster(by, e));
         self.filter(|e| e.code >= 400 && !outdated(e))
     }
 
