@@ -8,7 +8,8 @@ use std::time::Duration;
 use aether_operator::api::rolling_update::{Decision, Objects, Verdict};
 use aether_operator::api::{RollingUpdateStatus, State};
 use aether_operator::cluster::facts::{Key, Kind};
-use aether_operator::rollout::model::{LateCreate, Target, late_create};
+use aether_operator::rollout::decide::Cause;
+use aether_operator::rollout::model::{LateCreate, Memory, Target, late_create};
 use rstest::rstest;
 use serde_json::{Value, json};
 use small_world::{Figures, Seen, figures, line, now, seen};
@@ -177,6 +178,15 @@ fn a_late_create(#[case] state: Option<State>, #[case] name: &str, #[case] wante
     // A version Service is nobody's when all is over.
     let service = if state == Some(State::Completed) { LateCreate::Goes } else { wanted };
     assert_eq!(late_create(status.as_ref(), &created(Kind::Service)), service);
+}
+
+/// The first write of a rollback was refused as outdated, so nothing is on record yet: it goes back for the same reason.
+#[test]
+fn a_rollback_that_was_decided_keeps_its_reason() {
+    let cause = Cause { reason: "ConflictingManager", message: "gitops-tool has rewritten HTTPRoute web".into(), by: "operator" };
+    let plan = seen("ROUTING").plan_with(Memory { going_back: Some(cause.clone()), ..Memory::default() });
+    assert!(line(&plan).contains("ROLLING_BACK (ConflictingManager)"), "{}", line(&plan));
+    assert_eq!(plan.memory.going_back, Some(cause));
 }
 
 #[test]

@@ -85,6 +85,7 @@ pub fn keeps_old(status: &RollingUpdateStatus) -> bool {
 }
 
 /// Why an update goes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     /// One CamelCase word.
     pub reason: &'static str,
@@ -119,8 +120,8 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
     if let Some(breach) = verdict::latched(obs).filter(|_| is_shifting && progress::rolls_back(wish)) {
         return cause(verdict::breach_word(&breach.reason), breach.message.clone(), "operator");
     }
-    if memory.going_back {
-        return cause("RollbackOrdered", "a rollback had been ordered".into(), "spec.control");
+    if memory.going_back.is_some() {
+        return memory.going_back.clone();
     }
     if obs.status.state != State::Deploying && obs.new_deployment().is_none_or(|d| d.meta.deleting) {
         let message = format!("Deployment {} was deleted; raise spec.attempt to bring it out again", obs.objects.new_revision);
@@ -324,10 +325,10 @@ impl<'a> Turn<'a> {
         true
     }
 
-    /// From now on there is no way but back; `late`: to a version that was scaled down already.
-    pub fn goes_back(&mut self, late: bool) {
-        self.plan.memory.going_back = true;
-        self.late = late;
+    /// From now on there is no way but back.
+    pub fn goes_back(&mut self, cause: &Cause) {
+        self.plan.memory.going_back = Some(cause.clone());
+        self.late = cause.reason == BROUGHT_BACK;
     }
 
     /// This turn begins to go back to a version that was scaled down already.

@@ -15,6 +15,7 @@ use crate::traffic::apex::Pin;
 use crate::traffic::gateway::Names;
 
 use super::build::{Owner, short_hash};
+use super::decide::Cause;
 use super::wish::{SpecError, Wish};
 
 /// All that a decision about one RollingUpdate looks at.
@@ -190,8 +191,8 @@ pub struct Memory {
     pub refused: BTreeMap<String, String>,
     /// What the API server said to the last write that it will not take as things are.
     pub denied: Option<String>,
-    /// A rollback was decided, whether or not its record could be written yet.
-    pub going_back: bool,
+    /// Why a rollback was decided, whether or not its record could be written yet.
+    pub going_back: Option<Cause>,
     /// This process has led the update from its start: no other one can be about to write for it.
     pub from_start: bool,
     /// The ratio that the Service's endpoints are on their way to, in Pods mode.

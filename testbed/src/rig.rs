@@ -17,8 +17,10 @@ use crate::namespace::Entered;
 use crate::operator::{self, Operator};
 use crate::watching::{self, Watching, WatchingEndpoints};
 
-/// A crashed operator's successor waits this long.
-pub const LEASE: Duration = Duration::from_secs(3);
+/// How long a Lease of the operator lasts, as a person gets it: a machine that is busy for a moment costs no lead.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// Where operators die and sleep, their successors wait this long.
+pub const SHORT_LEASE: Duration = Duration::from_secs(3);
 /// Pods of a shop.
 pub const PODS: usize = 4;
 /// Requests per second that `web` gets of all of a shop's callers: all but a tenth of the second rule's.
@@ -40,13 +42,13 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Boots it all.
-    pub async fn boot(namespace: &Entered) -> anyhow::Result<Arc<Self>> {
+    /// Boots it all, with an operator whose Lease lasts that long.
+    pub async fn boot(namespace: &Entered, lease: Duration) -> anyhow::Result<Arc<Self>> {
         let bed = Bed::boot(namespace, BedOptions::default()).await?;
         let quick = GatewayOptions { name: "traefik-quick".into(), port: 8001, metrics_port: 9001, throttle: Duration::from_millis(100) };
         let gateways = [Gateway::start(&bed, GatewayOptions::default()).await?, Gateway::start(&bed, quick).await?];
         operator::install(&bed).await?;
-        let operator = Operator::start(&bed, "operator", 8081, LEASE).await?;
+        let operator = Operator::start(&bed, "operator", 8081, lease).await?;
         Ok(Arc::new(Self { bed, operator: Mutex::new(operator), gateways, metrics_api: OnceCell::new() }))
     }
 

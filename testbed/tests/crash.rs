@@ -12,7 +12,7 @@ use anyhow::ensure;
 use serde_json::json;
 use testbed::operator::Operator;
 use testbed::process::Signal;
-use testbed::rig::{LEASE, Rig, Shop};
+use testbed::rig::{Rig, SHORT_LEASE as LEASE, Shop};
 use testbed::watching::Watching;
 
 /// One after the other: they share the operator that is killed.

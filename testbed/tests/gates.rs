@@ -15,7 +15,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 use testbed::fake_gateway::{CONTROLLER, FakeGateway, STEERED_BY};
-use testbed::rig::{LIMIT, PODS, Rig, Shop};
+use testbed::rig::{LEASE, LIMIT, PODS, Rig, Shop};
 use testbed::watching::{Seen, Watching};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;

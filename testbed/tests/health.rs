@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use testbed::rig::{LIMIT, Rig, Shop};
+use testbed::rig::{LEASE, LIMIT, Rig, Shop};
 use testbed::watching::{Seen, Watching};
 use tokio::time::sleep;
 

@@ -16,7 +16,7 @@ use kube::core::ApiResource;
 use serde_json::{Value, json};
 use testbed::audit::{AuditLog, Effect};
 use testbed::load::{Load, Plan, Target};
-use testbed::rig::{LIMIT, RATE, Rig, Shop};
+use testbed::rig::{LEASE, LIMIT, RATE, Rig, Shop};
 use testbed::watching::{Seen, Size, Watching, WatchingSizes};
 use tokio::time::sleep;
 

@@ -323,6 +323,11 @@ impl Seen {
     }
 
     pub fn plan(&self) -> Plan {
+        self.plan_with(Memory::default())
+    }
+
+    /// What is decided by a process that remembers more than for how long things have held.
+    pub fn plan_with(&self, memory: Memory) -> Plan {
         let mut index = self.index();
         let key = Key::new("shop", "web");
         if let Some(figures) = self.measured {
@@ -331,7 +336,7 @@ impl Seen {
             index.measure(key.clone(), Arc::new(figures.measured(step)));
         }
         let obs = observe(&index, &key).unwrap();
-        let mut memory = Memory { from_start: !self.took_over, ..Memory::default() };
+        let mut memory = Memory { from_start: !self.took_over, ..memory };
         for (fact, seconds) in self.held {
             memory.since.insert(fact, now() - Duration::from_secs(seconds.unsigned_abs()));
         }

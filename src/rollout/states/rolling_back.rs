@@ -22,7 +22,7 @@ use crate::rollout::wish::Wish;
 
 /// Starts to go back: the write that moves the traffic comes before the one that says so.
 pub fn begin(turn: &mut Turn<'_>, wish: &Wish, cause: &Cause) {
-    turn.goes_back(cause.reason == BROUGHT_BACK);
+    turn.goes_back(cause);
     let stuck = traffic_back(turn, wish);
     if stuck.is_none() {
         turn.status.routing = Some("0:1".into());

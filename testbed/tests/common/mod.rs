@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use testbed::binaries::Binaries;
@@ -13,14 +14,14 @@ use tokio::runtime::Runtime;
 pub type Ground = (Arc<Runtime>, Arc<Rig>);
 
 /// `main` of a test binary.
-pub fn main(at_once: usize, trials: fn(Option<&Ground>) -> Vec<Trial>) -> ExitCode {
+pub fn main(at_once: usize, lease: Duration, trials: fn(Option<&Ground>) -> Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Listing must be quick and must not print anything else.
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(None)).exit_code();
     }
     arguments.test_threads.get_or_insert(at_once);
-    match run(&arguments, trials) {
+    match run(&arguments, lease, trials) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -29,11 +30,11 @@ pub fn main(at_once: usize, trials: fn(Option<&Ground>) -> Vec<Trial>) -> ExitCo
     }
 }
 
-fn run(arguments: &Arguments, trials: fn(Option<&Ground>) -> Vec<Trial>) -> anyhow::Result<ExitCode> {
+fn run(arguments: &Arguments, lease: Duration, trials: fn(Option<&Ground>) -> Vec<Trial>) -> anyhow::Result<ExitCode> {
     Binaries::ensure()?;
     let namespace = namespace::enter("rolling-test")?;
     let runtime = Arc::new(Runtime::new()?);
-    let rig = runtime.block_on(Rig::boot(&namespace))?;
+    let rig = runtime.block_on(Rig::boot(&namespace, lease))?;
     Ok(libtest_mimic::run(arguments, trials(Some(&(runtime, rig)))).exit_code())
 }
 
@@ -47,7 +48,7 @@ pub fn is_long() -> bool {
 macro_rules! rig_tests {
     ($($($test:ident)::+)* $(; long: $($($long:ident)::+)*)?) => {
         fn main() -> std::process::ExitCode {
-            common::main(AT_ONCE, |ground| {
+            common::main(AT_ONCE, LEASE, |ground| {
                 let mut trials = vec![$(common::trial!(ground, $($test)::+)),*];
                 if common::is_long() {
                     trials.extend([$($(common::trial!(ground, $($long)::+)),*)?]);

@@ -14,6 +14,8 @@ mod promotion;
 mod refusals;
 mod supersede;
 
+use testbed::rig::LEASE;
+
 /// Tests at once: each has its load, and there are two cores.
 const AT_ONCE: usize = 8;
 
