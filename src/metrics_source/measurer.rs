@@ -75,8 +75,7 @@ impl Measurer {
             tokio::select! {
                 _ = look.tick() => {
                     let busy: HashSet<&Key> = running.values().collect();
-                    let wanted: Vec<Key> = self.wanted().into_iter().filter(|key| !busy.contains(key)).collect();
-                    for key in wanted {
+                    for key in self.wanted(&busy) {
                         let (measurer, of) = (self.clone(), key.clone());
                         let task = tasks.spawn(async move { measurer.measure(&of).await });
                         running.insert(task.id(), key);
@@ -93,10 +92,12 @@ impl Measurer {
         }
     }
 
-    fn wanted(&self) -> Vec<Key> {
+    /// Updates to measure that are not measured yet. Only those are looked at, since this is asked all the time.
+    fn wanted(&self, busy: &HashSet<&Key>) -> Vec<Key> {
         let index = self.index.lock();
         let is_shifting = |state| matches!(state, Some(State::Deployed | State::Routing));
-        index.updates().filter(|u| is_shifting(u.state())).map(|u| u.meta.key()).filter(|key| look_at(&index, key).is_some()).collect()
+        let shifting = index.updates().filter(|u| is_shifting(u.state())).map(|u| u.meta.key());
+        shifting.filter(|key| !busy.contains(key) && look_at(&index, key).is_some()).collect()
     }
 
     /// Measures one update until it is not to be measured any more.
