@@ -62,6 +62,11 @@ impl Service {
         Self { size, seen: Seen::default(), shifted: now, turned: now, died: None, hurt: None, slack, alone: 0 }
     }
 
+    /// From now on it heals.
+    pub fn is_hurt(&mut self, now: Time) {
+        self.hurt = Some(now);
+    }
+
     /// A pod has died, and the operator may not have heard of it.
     fn is_unheard(&self, now: Time) -> bool {
         self.died.is_some_and(|at| now <= at + self.slack)
@@ -123,10 +128,10 @@ impl Checker {
         pods.iter().filter_map(|p| find(objects, Kind::Pod, p)).filter(|p| self.is_of_another(objects, p)).count()
     }
 
-    /// What the workload's own rollout goes through while it is not held is its owner's affair.
+    /// What the workload's own rollout goes through while it is not held is its owner's affair, and what it has left to end.
     fn is_of_another(&self, objects: &Objects, pod: &Value) -> bool {
         let is_owners = !strings(pod, "/metadata/labels").contains_key(names::REVISION);
-        revision_of(pod) != self.live && !(is_owners && self.is_let_go(objects))
+        revision_of(pod) != self.live && !(is_owners && (self.is_let_go(objects) || is_deleting(pod)))
     }
 
     fn is_there(objects: &Objects, version: &str) -> bool {

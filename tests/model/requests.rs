@@ -123,7 +123,9 @@ impl Sim {
         self.operator.writes += 1;
         if let Some(fault) = fault {
             let number = self.operator.writes - 1;
-            self.lost += usize::from(status);
+            // Nor is what was put back before the process could say so.
+            let ends = matches!(fault, Fault::CrashAfter | Fault::ReplyLost | Fault::Frozen);
+            self.lost += usize::from(status || ends && target.key.name == "web");
             self.cluster.world.note(format!("** {fault:?} at write {number}, {target}"));
         }
         match fault {
@@ -188,11 +190,17 @@ impl Sim {
                 Kind::HttpRoute => &["R4"],
                 // A version Service that is made too late is taken back before the workload can replace a pod.
                 Kind::Service if before.is_none() => &["T3"],
+                // A pod that goes out of service is bound to itself alone; who is in service beside it may be others by now.
+                Kind::Pod => &["size"],
                 _ => &[],
             };
             self.checkers.iter_mut().for_each(|c| c.excuse_until(excused, now + Duration::from_millis(1)));
             let taken = self.deliver(&target, status, call)?;
             self.cluster.world.note(if taken { ".. and is taken" } else { ".. and is refused" });
+            if taken && target.kind == Kind::Pod {
+                // Another one comes into service instead.
+                self.checkers.iter_mut().for_each(|c| c.service.is_hurt(now));
+            }
             if taken && target.kind == Kind::Pod && uid(&self.cluster.world, Kind::RollingUpdate, &update).is_none_or(|u| u != of) {
                 // A label that nothing selects, and nobody is there to take it away; it goes with its pod.
                 for checker in &mut self.checkers {

@@ -160,17 +160,18 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool, dec
         let message = "no pod of the new version is ready, so all traffic is back on the old version until they are".to_owned();
         return (Asked::from(Ratio::ALL_OLD), Some(Wait("NewVersionNotServing", message)));
     }
+    let next = || wish.steps.iter().find(|s| s.ratio.exceeds(recorded.ratio));
     if wish.orders.paused {
-        return stay(Some(Wait("Paused", "spec.control.paused is true".into())));
+        let half_done = wish.orders.routing.as_ref().or_else(next).filter(|to| is_under_way(turn, recorded.ratio, to.ratio));
+        let paused = Wait("Paused", "spec.control.paused is true".into());
+        return (half_done.unwrap_or(recorded).clone(), Some(paused));
     }
     if obs.apex.is_none() {
         let message = format!("Service {} does not exist any more, so its callers get nothing; create it again", obs.objects.service);
         return stay(Some(Wait("ServiceGone", message)));
     }
-    if obs.old.deployment.is_none() {
-        let message =
-            format!("Deployment {} does not exist any more, and the old version with it; create it again", obs.objects.old_revision);
-        return stay(Some(Wait("OldVersionGone", message)));
+    if let Some(gone) = old_gone(obs) {
+        return stay(Some(gone));
     }
     if obs.old.pin.is_none() {
         let name = &obs.objects.old_revision;
@@ -185,7 +186,7 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool, dec
         let message = format!("spec.control.routing holds {}; change it, or take it away to go on by itself", ordered.text);
         return (ordered.clone(), waits.then_some(Wait("AwaitingRouting", message)));
     }
-    let Some(next) = wish.steps.iter().find(|s| s.ratio.exceeds(recorded.ratio)) else {
+    let Some(next) = next() else {
         return stay(progress::at_the_end(turn, wish, decision, recorded.ratio));
     };
     if is_under_way(turn, recorded.ratio, next.ratio) {
@@ -215,6 +216,12 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool, dec
     stay(Some(progress::no_verdict(turn, wish, decision)))
 }
 
+/// The old version was deleted: pods of it that still end are nobody to send traffic to.
+fn old_gone(obs: &Observation) -> Option<Wait> {
+    let gone = || format!("Deployment {} does not exist any more, and the old version with it; create it again", obs.objects.old_revision);
+    obs.old.deployment.is_none().then(|| Wait("OldVersionGone", gone()))
+}
+
 /// A step was decided and is half done: it is finished and recorded, never taken back halfway.
 fn is_under_way(turn: &Turn<'_>, from: Ratio, to: Ratio) -> bool {
     let obs = turn.obs;
@@ -228,7 +235,8 @@ fn is_under_way(turn: &Turn<'_>, from: Ratio, to: Ratio) -> bool {
 /// Brings the target about, where it is not there yet. `Some`: that may not be done.
 fn write_ratio(turn: &mut Turn<'_>, target: &Asked) -> Option<Wait> {
     let obs = turn.obs;
-    if let Some(wait) = old_not_serving(obs, target.ratio) {
+    let gone = old_gone(obs).filter(|_| obs.by_pods() && !target.ratio.is_all_new());
+    if let Some(wait) = gone.or_else(|| old_not_serving(obs, target.ratio)) {
         return Some(wait);
     }
     if obs.by_pods() {

@@ -92,6 +92,7 @@ pub fn all() -> Vec<Scenario> {
 
 /// What random worlds have found.
 fn found() -> Vec<Scenario> {
+    let next = |version: &str| Act::Spec(json!({"version": version}));
     let pin = Some(Meddler { undoes: Undoes::Pin, every: 12_000, times: 9 });
     let pause = |every| Some(Meddler { undoes: Undoes::Pause, every, times: 1 });
     let mut table = vec![
@@ -116,6 +117,11 @@ fn found() -> Vec<Scenario> {
             .when(When::After(0), Act::Spec(json!({"version": "3.0.0"})))
             .ends(Goal::State(Completed), "3.0.0"),
     ];
+    // Nothing is moved to what ends; a person has to say how it goes on.
+    let next = by_pods("the old version of the next release is deleted by a person").when(When::State(Completed, 2000), next("3.0.0"));
+    let harm = &["R1", "R10", "size", "share", "R11"];
+    let next = next.harm(When::Routing("1:1", 2000), Act::Remove(Deployment, "web-2-0-0"), harm, 12_000);
+    table.push(Scenario { says: Some("OldVersionGone"), ..next.ends(Goal::Held(Routing, "OldVersionGone"), "") });
     // The pods that carry everything must not be replaced by some that the Service does not select.
     let held = by_pods("the pause is taken away at 0:1, when something was shifted before");
     let held = held.orders(When::State(Deployed, 1000), json!({"routing": "1:1"}));
