@@ -28,6 +28,31 @@ pub const AUTOSCALER_FOLLOWS: &str = "AutoscalerFollows";
 /// True after somebody else has undone what the update stood on again and again, with who.
 pub const CONFLICTING_MANAGER: &str = "ConflictingManager";
 
+/// Of a pool: as many proxies serve as must (the floor in force).
+pub const AVAILABLE: &str = "Available";
+/// Of a pool: proxies are being recycled, with how many; False with what is in the way.
+pub const RECYCLING: &str = "Recycling";
+/// Of a pool: a wish that could never be kept was lowered, with both numbers.
+pub const CONFIG_ADJUSTED: &str = "ConfigAdjusted";
+/// Of a pool: the cloud answers.
+pub const PROVIDER_REACHABLE: &str = "ProviderReachable";
+/// Of a pool: the cloud takes the credentials.
+pub const CREDENTIALS_VALID: &str = "CredentialsValid";
+/// Of a pool: the cloud wants fewer requests.
+pub const RATE_LIMITED: &str = "RateLimited";
+/// Of a pool: the account may not have more.
+pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+/// Of a pool: the place has no more of that kind.
+pub const CAPACITY_UNAVAILABLE: &str = "CapacityUnavailable";
+/// Of a pool: False while too many probes fail at once to be believed; nothing is deleted for its health then.
+pub const PROBE_TRUSTED: &str = "ProbeTrusted";
+/// Of a pool: more proxies than may be, or creates that never appear; no proxy is created while it is True.
+pub const RUNAWAY_BRAKE: &str = "RunawayBrake";
+/// Of a pool: a replacement has missed its startupTimeout; nothing more is recycled until it is healthy.
+pub const DEGRADED: &str = "Degraded";
+/// Of a pool: False when it cannot be renewed within ageLimit, with the numbers.
+pub const ROTATION_FEASIBLE: &str = "RotationFeasible";
+
 /// A condition after the Kubernetes API conventions.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -29,6 +29,11 @@ pub const SERVING: &str = "aether.dev/serving";
 pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Finalizer on a RollingUpdate: traffic goes back before the object does.
 pub const FINALIZER: &str = "aether.dev/traffic";
+/// Finalizer on a ProxyPool: its proxies go before the object does.
+pub const POOL_FINALIZER: &str = "aether.dev/proxies";
+/// Annotation on a ProxyPool: proxies to replace at once, each by the cloud's id or its address, separated by commas.
+/// An entry is answered once (`status.evicted`); whoever adds one may drop those that are answered.
+pub const EVICT: &str = "aether.dev/evict";
 /// Field manager of every write.
 pub const FIELD_MANAGER: &str = "aether-operator";
 /// Standard label of who manages an object.
