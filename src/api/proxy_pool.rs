@@ -6,8 +6,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Time;
-use super::conditions::{self, Condition};
+use super::conditions;
 
 mod providers;
 mod status;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::api::names;
 use crate::api::proxy_pool::{Evicted, InFlight, Op, Step};
-use crate::api::{ProxyPoolStatus, Time};
+use crate::api::Time;
 use crate::cloud::Marks;
 
 use super::budget::Budget;
-use super::census::{Census, Proxy, called, to_delta};
+use super::census::{Census, Proxy, Standing, called, to_delta};
 use super::model::{Action, Deed, Deferral, Memory, Needs, Note, Observation, Obstacle, Plan, Reply, nonce};
 use super::wish::Wish;
 use super::{leaving, renewal, sizing, slots, status};
@@ -45,7 +45,7 @@ pub fn plan(obs: &Observation, memory: &Memory, now: Time) -> Plan {
 }
 
 /// A plan in the making.
-pub struct Turn<'a> {
+pub(super) struct Turn<'a> {
     pub obs: &'a Observation,
     pub wish: &'a Wish,
     pub now: Time,
@@ -239,7 +239,6 @@ impl<'a> Turn<'a> {
 
     /// Whether a VM that fails its probes, or does not run, may be deleted for that.
     pub fn believes_dead(&self, proxy: &Proxy<'_>) -> bool {
-        use super::census::Standing;
         match proxy.standing {
             Standing::Stopped => true,
             Standing::Dead => self.trusts_probes(),
@@ -353,9 +352,4 @@ fn can_act(obs: &Observation, memory: &Memory, now: Time) -> bool {
     let Some(list) = &obs.list else { return false };
     let settled = memory.last_mutation.is_some_and(|t| list.at >= t + to_delta(obs.settle()));
     obs.list_error.is_none() && settled && now - list.at <= to_delta(FRESH) && backoff(obs, memory, now).is_none()
-}
-
-/// Whether a status holds nothing that is under way.
-pub fn is_quiet(status: &ProxyPoolStatus) -> bool {
-    status.in_flight.is_empty()
 }
