@@ -333,6 +333,8 @@ fn news(status: &ProxyPoolStatus) -> ProxyPoolStatus {
     if let Some(provider) = &mut status.provider {
         provider.last_list_at = None;
         provider.rate_remaining = None;
+        // That there is one is news; that it is put off is not.
+        provider.backoff_until = provider.backoff_until.map(|_| Time::UNIX_EPOCH);
     }
     for condition in &mut status.conditions {
         condition.message.clear();

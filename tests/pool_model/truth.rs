@@ -52,10 +52,8 @@ impl World {
         self.looked.remove(&marks.nonce);
         let wish = self.wish();
         let uid = &self.meta.uid;
-        let dying = self.cloud.of(uid).filter(|r| r.gone_at.is_some() || r.stopped || !r.works).count();
-        let there = self.cloud.of(uid).count();
-        let most = usize::try_from(wish.max_scaling).unwrap() + dying;
-        if there >= most {
+        let there = self.cloud.of(uid).filter(|r| !r.planted).count();
+        if there >= usize::try_from(wish.max_scaling).unwrap() {
             return broken("I3", format!("create with {there} there and {} allowed", wish.max_scaling));
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aether_operator::api::proxy_pool::{Op, ProxyPoolSpec};
+use aether_operator::api::proxy_pool::ProxyPoolSpec;
 use aether_operator::api::{ProxyPoolStatus, Time, names};
 use aether_operator::cloud::{Capabilities, Marks, Phase, Rate, Vm};
 use aether_operator::cluster::facts::Meta;
@@ -61,6 +61,7 @@ pub struct World {
 
 /// A run that broke a rule.
 pub struct Failure {
+    pub scenario: &'static str,
     pub violation: Violation,
     pub story: String,
 }
@@ -72,7 +73,7 @@ pub fn run(scenario: &Scenario, bug: Option<Bug>, seed: u64) -> Result<World, Bo
         Err(violation) => {
             let from = world.story.len().saturating_sub(120);
             let story = format!("{}: {}\n{:?}\n{}", violation.0, violation.1, world.scenario, world.story[from..].join("\n"));
-            Err(Box::new(Failure { violation, story }))
+            Err(Box::new(Failure { scenario: scenario.name, violation, story }))
         }
     }
 }
@@ -138,7 +139,7 @@ impl World {
                 self.happen(&act);
             }
             self.step()?;
-            if self.age() >= self.scenario.calm && self.is_at_goal() {
+            if self.age() >= self.scenario.calm && script.is_empty() && self.is_at_goal() {
                 break;
             }
             if self.age() > end {
