@@ -1,0 +1,4 @@
+//! Pools of proxies.
+
+pub mod bootstrap;
+pub mod probe;
