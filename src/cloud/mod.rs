@@ -3,13 +3,22 @@
 //! A cloud is the record of what exists (rule I11): each VM carries its [`Marks`], so that a pool is rebuilt
 //! from one full list. No call here decides anything; [`crate::pool`] does, from plain data.
 
+use std::fmt;
 use std::net::IpAddr;
 
+use chrono::DateTime;
 use futures::future::BoxFuture;
 
 use crate::api::Time;
 
+pub mod answer;
+pub mod digitalocean;
 pub mod error;
+pub mod hetzner;
+pub mod http;
+pub mod limiter;
+pub mod marks;
+pub mod vultr;
 
 pub use error::{Class, Error};
 
@@ -57,7 +66,7 @@ pub enum Phase {
 }
 
 /// One attempt to create a VM. The same order given again must never make a second one where the cloud can prevent it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Order {
     /// Lower-case letters, digits and dashes, at most 63; made of pool, slot, epoch: the same for a repeated attempt.
     pub name: String,
@@ -65,6 +74,12 @@ pub struct Order {
     pub marks: Marks,
     /// The script the VM boots with, plain text. Holds credentials: never logged.
     pub user_data: String,
+}
+
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Order").field("name", &self.name).field("marks", &self.marks).finish_non_exhaustive()
+    }
 }
 
 /// What a cloud does for safety by itself.
@@ -102,3 +117,17 @@ pub trait Cloud: Send + Sync {
     /// What the cloud said about its rate limit.
     fn rate(&self) -> Rate;
 }
+
+/// An address that can be called; clouds write 0.0.0.0 or nothing where there is none yet.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().filter(|address| !address.is_unspecified())
+}
+
+/// When a cloud says that it made a VM.
+fn time(text: Option<&str>) -> Option<Time> {
+    DateTime::parse_from_rfc3339(text?).ok().map(|at| at.to_utc())
+}
+
+#[cfg(test)]
+#[path = "cloud_tests.rs"]
+mod tests;

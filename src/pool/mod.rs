@@ -9,11 +9,13 @@
 //! what a crash left, what is there twice), `sizing` (the dead, empty places, too many), `renewal` (recycling) and
 //! `leaving` (the pool is deleted). `status` says what is going on.
 
+pub mod bootstrap;
 pub mod budget;
 pub mod census;
 mod leaving;
 pub mod model;
 pub mod plan;
+pub mod probe;
 mod renewal;
 mod sizing;
 mod slots;

@@ -1,0 +1,558 @@
+//! One table of clouds and one of answers: what holds for one JSON cloud is asked of all of them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use chrono::DateTime;
+use rstest::rstest;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::cloud::marks::POOL;
+use crate::cloud::{digitalocean, hetzner, marks, vultr};
+
+const UID: &str = "6f0c3a52-7a54-4d33-9a3e-2f8b1c0d9e11";
+const TOKEN: &str = "canary-token-5up3r";
+const PASSWORD: &str = "canary-password-5up3r";
+
+/// What the server does with one request.
+#[derive(Clone)]
+enum Reply {
+    /// Status, header lines, body.
+    Whole(u16, &'static str, String),
+    /// The connection ends without an answer.
+    Lost,
+    /// It ends in the middle of the body.
+    Cut,
+}
+
+fn json_of(status: u16, body: &Value) -> Reply {
+    Reply::Whole(status, "", body.to_string())
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    method: String,
+    target: String,
+    head: String,
+    body: Value,
+}
+
+/// Gives the replies in order; what it saw is kept.
+struct Server {
+    base: String,
+    replies: Arc<Mutex<VecDeque<Reply>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Server {
+    async fn with(replies: impl IntoIterator<Item = Reply>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}/base", listener.local_addr().unwrap());
+        let server = Self { base, replies: Arc::new(Mutex::new(replies.into_iter().collect())), seen: Arc::default() };
+        let (replies, seen) = (Arc::clone(&server.replies), Arc::clone(&server.seen));
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let request = request(&mut socket).await;
+                seen.lock().unwrap().push(request);
+                let reply = replies.lock().unwrap().pop_front().unwrap_or(Reply::Whole(418, "", "no more replies".into()));
+                let text = match reply {
+                    Reply::Lost => continue,
+                    Reply::Cut => "HTTP/1.1 202 Accepted\r\ncontent-length: 1000\r\n\r\n{\"half\":".into(),
+                    Reply::Whole(status, headers, body) => {
+                        format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+                    }
+                };
+                socket.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+        server
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+async fn request(socket: &mut TcpStream) -> Seen {
+    let mut bytes = Vec::new();
+    let head = loop {
+        let mut some = [0; 4096];
+        let n = socket.read(&mut some).await.unwrap();
+        bytes.extend_from_slice(&some[..n]);
+        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
+    let length = text.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(|n| n.parse::<usize>().unwrap()));
+    while bytes.len() < head + length.unwrap_or(0) {
+        let mut some = [0; 4096];
+        let n = socket.read(&mut some).await.unwrap();
+        bytes.extend_from_slice(&some[..n]);
+    }
+    let mut words = text.split_whitespace();
+    let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
+    Seen { method, target, head: text.to_lowercase(), body: serde_json::from_slice(&bytes[head..]).unwrap_or_default() }
+}
+
+type Labels<'a> = &'a [(String, String)];
+
+/// One cloud's shapes.
+struct Kind {
+    name: &'static str,
+    make: fn(Option<&str>) -> Result<Arc<dyn Cloud>, Error>,
+    id: fn(u32) -> String,
+    vm: fn(u32, &str, Labels<'_>) -> Value,
+    page: fn(Vec<Value>, usize, bool) -> Value,
+    made: fn(Value) -> Value,
+    starting: &'static str,
+    running: &'static str,
+    /// Start of the path of everything.
+    path: &'static str,
+    /// In the query of a list, of its second page, of a look for a nonce.
+    queries: [&'static str; 3],
+    /// Where the script is in an order, and whether in base64.
+    user_data: (&'static str, bool),
+    /// Where the marks are in an order.
+    mark: &'static str,
+}
+
+fn flat_tags(labels: Labels<'_>) -> Vec<String> {
+    labels.iter().map(|(mark, value)| format!("{mark}:{value}")).collect()
+}
+
+fn map(labels: Labels<'_>) -> Value {
+    labels.iter().map(|(mark, value)| (mark.clone(), json!(value))).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn token() -> SecretString {
+    TOKEN.into()
+}
+
+const DIGITALOCEAN: Kind = Kind {
+    name: "digitalocean",
+    make: |base| {
+        let place = digitalocean::Place { region: "lon1".into(), size: "s-1vcpu-1gb".into(), image: "ubuntu-24-04-x64".into() };
+        Ok(Arc::new(digitalocean::DigitalOcean::new(http::client()?, base, token(), place)?))
+    },
+    id: |n| n.to_string(),
+    vm: |n, state, labels| {
+        json!({
+            "id": n, "name": "x", "status": state, "tags": flat_tags(labels), "created_at": "2024-01-01T00:00:00Z",
+            "networks": {"v4": [
+                {"ip_address": "10.0.0.2", "netmask": "255.255.0.0", "gateway": "10.0.0.1", "type": "private"},
+                {"ip_address": format!("192.0.2.{n}"), "netmask": "255.255.255.0", "gateway": "192.0.2.1", "type": "public"}
+            ], "v6": []}, "features": ["droplet_agent"], "size_slug": "s-1vcpu-1gb"
+        })
+    },
+    page: |droplets, total, more| {
+        let next = more.then(|| json!({"pages": {"next": "https://elsewhere.example/v2/droplets?page=2&per_page=200", "last": "x"}}));
+        json!({"droplets": droplets, "links": next.unwrap_or_else(|| json!({})), "meta": {"total": total}})
+    },
+    made: |droplet| json!({"droplet": droplet, "links": {"actions": [{"id": 7, "rel": "create", "href": "x"}]}}),
+    starting: "new",
+    running: "active",
+    path: "/base/droplets",
+    queries: ["tag_name=aether-pool%3A6f0c3a52", "&page=2", "tag_name=aether-nonce%3An0nce1"],
+    user_data: ("/user_data", false),
+    mark: "/tags",
+};
+
+const HETZNER: Kind = Kind {
+    name: "hetzner",
+    make: |base| {
+        let place = hetzner::Place { location: "fsn1".into(), server_type: "cx23".into(), image: "ubuntu-24.04".into() };
+        Ok(Arc::new(hetzner::Hetzner::new(http::client()?, base, token(), place)?))
+    },
+    id: |n| n.to_string(),
+    vm: |n, state, labels| {
+        json!({
+            "id": n, "name": "x", "status": state, "labels": map(labels), "created": "2024-01-01T00:00:00+00:00",
+            "public_net": {"ipv4": {"id": 4, "ip": format!("192.0.2.{n}"), "blocked": false}, "ipv6": null, "floating_ips": []}
+        })
+    },
+    page: |servers, total, more| {
+        let (next, last) = if more { (json!(2), 2) } else { (Value::Null, 1) };
+        let pagination =
+            json!({"page": 1, "per_page": 50, "previous_page": null, "next_page": next, "last_page": last, "total_entries": total});
+        json!({"servers": servers, "meta": {"pagination": pagination}})
+    },
+    made: |server| json!({"server": server, "action": {"id": 1, "status": "running"}, "next_actions": [], "root_password": PASSWORD}),
+    starting: "initializing",
+    running: "running",
+    path: "/base/servers",
+    queries: ["label_selector=aether-pool%3D%3D6f0c3a52", "&page=2", "%2Caether-nonce%3D%3Dn0nce1"],
+    user_data: ("/user_data", false),
+    mark: "/labels",
+};
+
+const VULTR: Kind = Kind {
+    name: "vultr",
+    make: |base| {
+        let place = vultr::Place { region: "ewr".into(), plan: "vc2-1c-1gb".into(), os_id: 2284 };
+        Ok(Arc::new(vultr::Vultr::new(http::client()?, base, token(), place)?))
+    },
+    id: |n| format!("4f0f12e5-1f84-404f-aa84-{n:012}"),
+    vm: |n, state, labels| {
+        let (power, server) = if state == "active" { ("running", "ok") } else { ("running", "none") };
+        json!({
+            "id": format!("4f0f12e5-1f84-404f-aa84-{n:012}"), "status": state, "power_status": power, "server_status": server,
+            "main_ip": format!("192.0.2.{n}"), "date_created": "2024-01-01T00:00:00+00:00", "tags": flat_tags(labels), "tag": "",
+        })
+    },
+    page: |instances, total, more| {
+        let next = if more { "bmV4dF9fMg==" } else { "" };
+        json!({"instances": instances, "meta": {"total": total, "links": {"next": next, "prev": ""}}})
+    },
+    made: |mut instance| {
+        instance["default_password"] = json!(PASSWORD);
+        instance["main_ip"] = json!("0.0.0.0");
+        json!({"instance": instance})
+    },
+    starting: "pending",
+    running: "active",
+    path: "/base/instances",
+    queries: ["tag=aether-pool%3A6f0c3a52", "&cursor=bmV4dF9fMg%3D%3D", "tag=aether-nonce%3An0nce1"],
+    user_data: ("/user_data", true),
+    mark: "/tags",
+};
+
+const CLOUDS: [Kind; 3] = [DIGITALOCEAN, HETZNER, VULTR];
+
+fn kind(name: &str) -> Kind {
+    CLOUDS.into_iter().find(|kind| kind.name == name).unwrap()
+}
+
+impl Kind {
+    fn cloud(&self, server: &Server) -> Arc<dyn Cloud> {
+        (self.make)(Some(&server.base)).unwrap()
+    }
+
+    /// The `n`th VM with the marks of slot `n`.
+    fn ours(&self, n: u32, state: &str) -> Value {
+        (self.vm)(n, state, &labels(&marks(n)))
+    }
+
+    fn read(&self, n: u32, phase: Phase) -> Vm {
+        let address = format!("192.0.2.{n}").parse().ok();
+        Vm { id: (self.id)(n), marks: marks(n), phase, address }
+    }
+}
+
+fn marks(slot: u32) -> Marks {
+    let born = DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
+    Marks { pool: UID.into(), slot, epoch: 2, nonce: format!("n0nce{slot}"), template: "ab12".into(), born }
+}
+
+fn labels(marks: &Marks) -> Vec<(String, String)> {
+    marks::write(marks).unwrap().into_iter().map(|(mark, value)| (mark.to_owned(), value)).collect()
+}
+
+fn order() -> Order {
+    Order { name: "pool-6f0c3a52-1-2".into(), marks: marks(1), user_data: format!("#!/bin/sh\necho 'BasicAuth me {PASSWORD}'\n") }
+}
+
+#[tokio::test]
+async fn a_list_is_every_page_and_every_vm_of_the_pool() {
+    for kind in CLOUDS {
+        let unreadable = [(POOL.to_owned(), UID.to_owned()), ("aether-slot".into(), "three".into())];
+        let strangers = [(POOL.to_owned(), "another".to_owned())];
+        let first = (kind.page)(vec![kind.ours(1, kind.running), (kind.vm)(9, kind.running, &strangers)], 4, true);
+        let second = (kind.page)(vec![(kind.vm)(3, kind.running, &unreadable), kind.ours(2, kind.starting)], 4, false);
+        let server = Server::with([json_of(200, &first), json_of(200, &second)]).await;
+        let found = kind.cloud(&server).list(UID).await.unwrap();
+        let made = "2024-01-01T00:00:00Z".parse().unwrap();
+        let third = Vm { marks: Marks::unreadable(UID, made), ..kind.read(3, Phase::Running) };
+        assert_eq!(found, [kind.read(1, Phase::Running), third, kind.read(2, Phase::Starting)], "{}", kind.name);
+        let seen = server.seen();
+        assert_eq!(seen.len(), 2, "{}", kind.name);
+        for request in &seen {
+            assert_eq!(request.method, "GET");
+            assert!(request.target.starts_with(kind.path) && request.target.contains(kind.queries[0]), "{request:?}");
+            assert!(request.head.contains(&format!("authorization: bearer {TOKEN}")), "{request:?}");
+        }
+        assert!(!seen[0].target.contains(kind.queries[1]) && seen[1].target.contains(kind.queries[1]), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_list_is_no_list() {
+    for kind in CLOUDS {
+        let first = json_of(200, &(kind.page)(vec![kind.ours(1, kind.running)], 2, true));
+        let without_id = (kind.page)(vec![json!({"status": "active", "tags": [], "labels": {}})], 1, false);
+        for second in [json_of(500, &json!({})), json_of(200, &json!({})), json_of(200, &without_id), Reply::Lost, Reply::Cut] {
+            let server = Server::with([first.clone(), second]).await;
+            assert_eq!(kind.cloud(&server).list(UID).await.unwrap_err().class, Class::Transient, "{}", kind.name);
+        }
+        // One that points at itself ends.
+        let server = Server::with(vec![first; 2000]).await;
+        assert_eq!(kind.cloud(&server).list(UID).await.unwrap_err().class, Class::Transient, "{}", kind.name);
+    }
+}
+
+#[rstest]
+#[case("digitalocean")]
+#[case("hetzner")]
+#[tokio::test]
+async fn a_list_that_changed_while_it_was_read_is_no_list(#[case] name: &str) {
+    let kind = kind(name);
+    // One went from the first page in between, so one slipped from the second to the first.
+    let first = json_of(200, &(kind.page)(vec![kind.ours(1, kind.running)], 4, true));
+    let second = json_of(200, &(kind.page)(vec![kind.ours(3, kind.running)], 3, false));
+    let server = Server::with([first, second]).await;
+    assert_eq!(kind.cloud(&server).list(UID).await.unwrap_err().class, Class::Transient);
+}
+
+#[tokio::test]
+async fn an_attempt_is_found_by_its_nonce() {
+    for kind in CLOUDS {
+        let page = (kind.page)(vec![kind.ours(2, kind.running), kind.ours(1, kind.running)], 2, false);
+        let none = json_of(200, &(kind.page)(vec![], 0, false));
+        let server = Server::with([json_of(200, &page), none.clone(), none]).await;
+        let cloud = kind.cloud(&server);
+        assert_eq!(cloud.find(&marks(1)).await.unwrap(), Some(kind.read(1, Phase::Running)), "{}", kind.name);
+        assert_eq!(cloud.find(&marks(1)).await.unwrap(), None, "{}", kind.name);
+        assert!(server.seen()[0].target.contains(kind.queries[2]), "{:?}", server.seen());
+    }
+}
+
+#[tokio::test]
+async fn an_order_says_all_there_is_to_say() {
+    for kind in CLOUDS {
+        let server = Server::with([json_of(202, &(kind.made)(kind.ours(1, kind.starting)))]).await;
+        let made = kind.cloud(&server).create(&order()).await.unwrap();
+        assert_eq!((made.id, made.marks, made.phase), ((kind.id)(1), marks(1), Phase::Starting), "{}", kind.name);
+        let Seen { method, target, body, .. } = server.seen().remove(0);
+        assert_eq!((&*method, target.split('?').next().unwrap()), ("POST", kind.path));
+        assert_eq!(body["name"].as_str().or(body["label"].as_str()), Some("pool-6f0c3a52-1-2"));
+        let (place, encoded) = kind.user_data;
+        let script = body.pointer(place).unwrap().as_str().unwrap();
+        let script = if encoded { base64::engine::general_purpose::STANDARD.decode(script).unwrap() } else { script.into() };
+        assert_eq!(String::from_utf8(script).unwrap(), order().user_data, "{}", kind.name);
+        let written = body.pointer(kind.mark).unwrap();
+        let expected = if written.is_array() { json!(flat_tags(&labels(&marks(1)))) } else { map(&labels(&marks(1))) };
+        assert_eq!(*written, expected, "{}", kind.name);
+    }
+}
+
+#[tokio::test]
+async fn an_order_whose_answer_is_lost_may_have_been_carried_out() {
+    let refused = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}/", listener.local_addr().unwrap())
+    };
+    for kind in CLOUDS {
+        for reply in [Reply::Lost, Reply::Cut, json_of(202, &json!({})), json_of(503, &json!({})), Reply::Whole(202, "", "<html>".into())] {
+            let server = Server::with([reply]).await;
+            assert_eq!(kind.cloud(&server).create(&order()).await.unwrap_err().class, Class::Unknown, "{}", kind.name);
+            assert_eq!(server.seen().len(), 1, "nothing is tried twice");
+        }
+        let cloud = (kind.make)(Some(&refused)).unwrap();
+        assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Transient, "{}", kind.name);
+        assert_eq!(cloud.list(UID).await.unwrap_err().class, Class::Transient, "{}", kind.name);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_ordered_is_never_sent() {
+    for kind in CLOUDS {
+        let server = Server::with([]).await;
+        let cloud = kind.cloud(&server);
+        let upper = Order { marks: Marks { nonce: "UPPER".into(), ..marks(1) }, ..order() };
+        let long = Order { user_data: "x".repeat(300 << 10), ..order() };
+        for order in [upper, long] {
+            assert_eq!(cloud.create(&order).await.unwrap_err().class, Class::Invalid, "{}", kind.name);
+        }
+        for id in ["", "?tag_name=x", "../1", "1/2", "1 2"] {
+            assert_eq!(cloud.delete(id).await.unwrap_err().class, Class::Invalid, "{}", kind.name);
+        }
+        assert!(server.seen().is_empty());
+        assert_eq!((kind.make)(Some("ftp://x")).err().unwrap().class, Class::Invalid);
+    }
+}
+
+#[tokio::test]
+async fn what_is_gone_is_deleted() {
+    for kind in CLOUDS {
+        let ok = Reply::Whole(if kind.name == "hetzner" { 200 } else { 204 }, "", String::new());
+        let server = Server::with([ok, json_of(404, &json!({})), json_of(500, &json!({})), Reply::Lost]).await;
+        let cloud = kind.cloud(&server);
+        let id = (kind.id)(5);
+        assert_eq!(cloud.delete(&id).await, Ok(()), "{}", kind.name);
+        assert_eq!(cloud.delete(&id).await, Ok(()), "{}", kind.name);
+        assert_eq!(cloud.delete(&id).await.unwrap_err().class, Class::Unknown, "{}", kind.name);
+        assert_eq!(cloud.delete(&id).await.unwrap_err().class, Class::Unknown, "{}", kind.name);
+        assert!(server.seen().iter().all(|s| s.method == "DELETE" && s.target == format!("{}/{id}", kind.path)), "{:?}", server.seen());
+    }
+}
+
+#[rstest]
+#[case("digitalocean", 401, r#"{"id":"unauthorized","message":"Unable to authenticate you"}"#, Class::Auth)]
+#[case("digitalocean", 403, r#"{"id":"forbidden","message":"You do not have access for the attempted action."}"#, Class::Auth)]
+#[case(
+    "digitalocean",
+    422,
+    r#"{"id":"unprocessable_entity","message":"creating this/these droplet(s) will exceed your droplet limit"}"#,
+    Class::Quota
+)]
+#[case("digitalocean", 422, r#"{"id":"unprocessable_entity","message":"Size is not available in this region."}"#, Class::Capacity)]
+#[case("digitalocean", 422, r#"{"id":"unprocessable_entity","message":"Region is currently unavailable"}"#, Class::Capacity)]
+#[case("digitalocean", 422, r#"{"id":"unprocessable_entity","message":"You specified an invalid image."}"#, Class::Invalid)]
+#[case("digitalocean", 422, r#"{"id":"unprocessable_entity","message":"Droplet already has a pending event."}"#, Class::Transient)]
+#[case("digitalocean", 429, r#"{"id":"too_many_requests","message":"API rate limit exceeded."}"#, Class::Throttled(None))]
+#[case("hetzner", 401, r#"{"error":{"code":"unauthorized","message":"unable to authenticate"}}"#, Class::Auth)]
+#[case("hetzner", 403, r#"{"error":{"code":"token_readonly","message":"token is only allowed to perform GET requests"}}"#, Class::Auth)]
+#[case("hetzner", 403, r#"{"error":{"code":"resource_limit_exceeded","message":"server limit exceeded"}}"#, Class::Quota)]
+#[case("hetzner", 412, r#"{"error":{"code":"resource_unavailable","message":"server type 45 unavailable in 'fsn1'"}}"#, Class::Capacity)]
+#[case("hetzner", 412, r#"{"error":{"code":"placement_error","message":"error during placement"}}"#, Class::Capacity)]
+#[case("hetzner", 409, r#"{"error":{"code":"conflict","message":"the resource was changed"}}"#, Class::Transient)]
+#[case("hetzner", 423, r#"{"error":{"code":"locked","message":"server is locked"}}"#, Class::Transient)]
+#[case(
+    "hetzner",
+    429,
+    r#"{"error":{"code":"rate_limit_exceeded","message":"limit of 3600 requests per hour reached"}}"#,
+    Class::Throttled(None)
+)]
+#[case("vultr", 401, r#"{"error":"Invalid API token.","status":401}"#, Class::Auth)]
+#[case(
+    "vultr",
+    400,
+    r#"{"error":"Server add failed: You have reached the maximum monthly fee limit for this account.","status":400}"#,
+    Class::Quota
+)]
+#[case("vultr", 400, r#"{"error":"Plan is not available in the selected region.","status":400}"#, Class::Capacity)]
+#[case("vultr", 400, r#"{"error":"Invalid plan.","status":400}"#, Class::Invalid)]
+#[case("vultr", 429, r#"{"error":"Rate limit reached","status":429}"#, Class::Throttled(None))]
+#[case("vultr", 503, "upstream", Class::Unknown)]
+#[tokio::test]
+async fn each_error_of_an_order_has_its_class(#[case] name: &str, #[case] status: u16, #[case] body: &str, #[case] class: Class) {
+    let kind = kind(name);
+    let server = Server::with([Reply::Whole(status, "", body.into())]).await;
+    assert_eq!(kind.cloud(&server).create(&order()).await.unwrap_err().class, class);
+}
+
+#[tokio::test]
+async fn a_locked_instance_is_deleted_later() {
+    let body = r#"{"error":"Unable to destroy server: This server is currently locked","status":500}"#;
+    let server = Server::with([Reply::Whole(500, "", body.into())]).await;
+    assert_eq!(VULTR.cloud(&server).delete(&(VULTR.id)(1)).await.unwrap_err().class, Class::Transient);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_by_the_same_slot_is_its_server() {
+    let taken = json_of(409, &json!({"error": {"code": "uniqueness_error", "message": "server name is already used"}}));
+    let page = |servers: Vec<Value>| json_of(200, &(HETZNER.page)(servers.clone(), servers.len(), false));
+    let earlier = labels(&Marks { nonce: "earlier".into(), ..marks(1) });
+    let strangers = [("team".to_owned(), "search".to_owned())];
+    let server = Server::with([
+        taken.clone(),
+        page(vec![(HETZNER.vm)(1, "running", &earlier)]),
+        taken.clone(),
+        page(vec![(HETZNER.vm)(1, "running", &strangers)]),
+        taken,
+        Reply::Lost,
+    ])
+    .await;
+    let cloud = HETZNER.cloud(&server);
+    let adopted = cloud.create(&order()).await.unwrap();
+    assert_eq!((&*adopted.id, &*adopted.marks.nonce), ("1", "earlier"));
+    assert!(server.seen()[1].target.contains("name=pool-6f0c3a52-1-2"));
+    assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Invalid);
+    assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Transient);
+}
+
+#[rstest]
+#[case("digitalocean", "new", Phase::Starting)]
+#[case("digitalocean", "active", Phase::Running)]
+#[case("digitalocean", "off", Phase::Stopped)]
+#[case("digitalocean", "archive", Phase::Stopped)]
+#[case("hetzner", "initializing", Phase::Starting)]
+#[case("hetzner", "starting", Phase::Starting)]
+#[case("hetzner", "running", Phase::Running)]
+#[case("hetzner", "migrating", Phase::Running)]
+#[case("hetzner", "stopping", Phase::Stopped)]
+#[case("hetzner", "off", Phase::Stopped)]
+#[case("hetzner", "deleting", Phase::Deleting)]
+#[case("hetzner", "unknown", Phase::Running)]
+#[case("vultr", "pending", Phase::Starting)]
+#[case("vultr", "active", Phase::Running)]
+#[case("vultr", "suspended", Phase::Stopped)]
+#[tokio::test]
+async fn states_have_their_phases(#[case] name: &str, #[case] state: &str, #[case] phase: Phase) {
+    let kind = kind(name);
+    let mut vm = kind.ours(1, state);
+    if state == "suspended" {
+        vm["server_status"] = json!("ok");
+    }
+    let server = Server::with([json_of(200, &(kind.page)(vec![vm], 1, false))]).await;
+    assert_eq!(kind.cloud(&server).list(UID).await.unwrap()[0].phase, phase);
+}
+
+#[rstest]
+#[case("running", "ok", Phase::Running)]
+#[case("running", "locked", Phase::Running)]
+#[case("running", "installingbooting", Phase::Starting)]
+#[case("running", "none", Phase::Starting)]
+#[case("stopped", "ok", Phase::Stopped)]
+#[tokio::test]
+async fn an_active_instance_need_not_run(#[case] power: &str, #[case] state: &str, #[case] phase: Phase) {
+    let mut vm = VULTR.ours(1, "active");
+    vm["power_status"] = json!(power);
+    vm["server_status"] = json!(state);
+    vm["main_ip"] = json!("0.0.0.0");
+    let server = Server::with([json_of(200, &(VULTR.page)(vec![vm], 1, false))]).await;
+    let found = VULTR.cloud(&server).list(UID).await.unwrap().remove(0);
+    assert_eq!((found.phase, found.address), (phase, None));
+}
+
+#[tokio::test]
+async fn what_is_left_of_the_limit_is_told() {
+    let kind = DIGITALOCEAN;
+    let empty = (kind.page)(vec![], 0, false).to_string();
+    let limits = "ratelimit-limit: 5000\r\nratelimit-remaining: 4816\r\nratelimit-reset: 1444931833\r\n";
+    let server =
+        Server::with([Reply::Whole(200, limits, empty), Reply::Whole(429, "retry-after: 5\r\nratelimit-remaining: 0\r\n", "{}".into())])
+            .await;
+    let cloud = kind.cloud(&server);
+    cloud.list(UID).await.unwrap();
+    assert_eq!(cloud.rate(), Rate { remaining: Some(4816), backoff_until: None });
+    assert_eq!(cloud.list(UID).await.unwrap_err().class, Class::Throttled(Some(std::time::Duration::from_secs(5))));
+    assert!(cloud.rate().backoff_until.is_some());
+}
+
+/// Whatever an answer repeats, and however a thing is printed.
+#[tokio::test]
+async fn no_secret_is_ever_shown() {
+    for kind in CLOUDS {
+        let order = order();
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&order.user_data);
+        let said = format!("{TOKEN} {PASSWORD} {} {encoded}", order.user_data);
+        let body = json!({"id": said, "message": said, "error": {"code": said, "message": said, "errors": [{"reason": said}]}});
+        let vultrs = json!({"error": said});
+        let mut shown = format!("{order:?}");
+        for body in [body, vultrs] {
+            for status in [400, 401, 429, 500] {
+                let server = Server::with([json_of(status, &body), json_of(200, &body)]).await;
+                let cloud = kind.cloud(&server);
+                for _ in 0..2 {
+                    let error = cloud.create(&order).await.unwrap_err();
+                    shown += &format!("{error} {error:?}");
+                }
+            }
+        }
+        let server = Server::with([json_of(202, &(kind.made)(kind.ours(1, kind.starting)))]).await;
+        shown += &format!("{:?}", kind.cloud(&server).create(&order).await.unwrap());
+        for secret in [TOKEN, PASSWORD, "echo 'Basic", &encoded[..20]] {
+            assert!(!shown.contains(secret), "{}: {shown}", kind.name);
+        }
+    }
+    let place = digitalocean::Place { region: "lon1".into(), size: "s".into(), image: "1".into() };
+    let shown = format!("{:?}", digitalocean::DigitalOcean::new(http::client().unwrap(), None, token(), place).unwrap());
+    assert!(!shown.contains(TOKEN) && shown.contains("lon1"), "{shown}");
+}
