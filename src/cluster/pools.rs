@@ -1,0 +1,237 @@
+//! ProxyPools and what belongs to them in the cluster: read, written and published, each call bounded and by the leader only.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::api::{ProxyPool, ProxyPoolStatus, names};
+use crate::cloud::account;
+use crate::pool::model::Note;
+use crate::pool::publication::Publication;
+use crate::runtime::lease::Leadership;
+
+use super::client::{CallError, bounded};
+use super::facts::{Key, Meta};
+use super::patch;
+
+/// Longest text an Event may carry.
+const MAX_NOTE: usize = 1000;
+
+/// Why a write was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// Somebody else is the leader, or may be.
+    #[error("not the leader any more")]
+    NotLeader,
+    /// Somebody else's object has the name.
+    #[error("a {0} {1} is there that does not belong to the pool; delete it, or turn spec.publish off")]
+    NotOurs(&'static str, String),
+    /// The API server did not take it.
+    #[error("{}", .0.message())]
+    Call(#[from] CallError),
+}
+
+/// The way to pools.
+#[derive(Clone)]
+pub struct Pools {
+    client: Client,
+    leadership: Leadership,
+    recorder: Recorder,
+}
+
+impl Pools {
+    /// `instance`: name of this process in Events.
+    pub fn new(client: Client, leadership: Leadership, instance: &str) -> Self {
+        let reporter = Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(instance.to_owned()) };
+        Self { recorder: Recorder::new(client.clone(), reporter), client, leadership }
+    }
+
+    /// Whether this process may act, to be asked right before it does.
+    pub fn leads(&self) -> bool {
+        self.leadership.is_held()
+    }
+
+    /// All pools as they come and change, and a store that is always as new as the stream.
+    pub fn watch(&self) -> (Store<ProxyPool>, impl Stream<Item = Key> + use<>) {
+        let (store, writer) = reflector::store();
+        let stream = watcher(Api::<ProxyPool>::all(self.client.clone()), watcher::Config::default());
+        let touched = stream.default_backoff().reflect(writer).touched_objects();
+        let keys = touched.filter_map(async |pool| match pool {
+            Ok(pool) => Some(Key::new(pool.namespace().unwrap_or_default(), pool.name_any())),
+            Err(error) => {
+                tracing::warn!(%error, "the watch of ProxyPools is interrupted");
+                None
+            }
+        });
+        (store, keys)
+    }
+
+    /// The pool of that name, as watched.
+    pub fn find(store: &Store<ProxyPool>, key: &Key) -> Option<ProxyPool> {
+        store.get(&ObjectRef::new(&key.name).within(&key.namespace)).map(|pool| (*pool).clone())
+    }
+
+    /// A Secret's keys and values, read live: a rotation counts from the next look on.
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<account::Secret>, CallError> {
+        let secret = bounded(Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name)).await?;
+        Ok(secret.map(|s| s.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect()))
+    }
+
+    /// A ConfigMap's keys and values.
+    pub async fn config(&self, namespace: &str, name: &str) -> Result<Option<BTreeMap<String, String>>, CallError> {
+        let map = bounded(Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get_opt(name)).await?;
+        Ok(map.map(|m| m.data.unwrap_or_default()))
+    }
+
+    /// Replaces the status, if nobody has written the pool since it was looked at.
+    pub async fn status(&self, meta: &Meta, status: &ProxyPoolStatus) -> Result<ProxyPool, PoolError> {
+        let ops = vec![patch::only_at(meta), patch::add("/status", json!(status))];
+        self.may_write()?;
+        let patch = Patch::Json::<()>(json_patch::Patch(ops));
+        Ok(bounded(self.pools(meta).patch_subresource("status", &meta.name, &params(), &patch)).await?)
+    }
+
+    /// Puts the finalizer on the pool, or takes it away, if nobody has written the pool since it was looked at.
+    pub async fn hold(&self, meta: &Meta, hold: bool) -> Result<ProxyPool, PoolError> {
+        let others = meta.finalizers.iter().map(String::as_str).filter(|f| *f != names::POOL_FINALIZER);
+        let finalizers: Vec<&str> = others.chain(hold.then_some(names::POOL_FINALIZER)).collect();
+        let ops = vec![patch::only_at(meta), patch::add("/metadata/finalizers", json!(finalizers))];
+        self.may_write()?;
+        Ok(bounded(self.pools(meta).patch(&meta.name, &params(), &Patch::Json::<()>(json_patch::Patch(ops)))).await?)
+    }
+
+    /// Makes the published addresses these, or takes what was published away.
+    pub async fn publish(&self, meta: &Meta, publication: &Publication, [service, secret]: [bool; 2]) -> Result<(), PoolError> {
+        let slices = publication.slices(meta);
+        if service {
+            self.apply("Service", meta, &publication.service(meta)).await?;
+            for slice in &slices {
+                self.apply("EndpointSlice", meta, slice).await?;
+            }
+        } else {
+            self.remove::<Service>(meta, &meta.name).await?;
+        }
+        self.remove_other_slices(meta, if service { &slices } else { &[] }).await?;
+        let urls = publication.secret(meta);
+        if secret { self.apply("Secret", meta, &urls).await } else { self.remove::<Secret>(meta, &urls.name_any()).await }
+    }
+
+    /// Publishes a note. What fails is only logged: the status says it too.
+    pub async fn tell(&self, meta: &Meta, note: &Note) {
+        let about = ObjectReference {
+            api_version: Some("aether.dev/v1alpha1".into()),
+            kind: Some("ProxyPool".into()),
+            namespace: Some(meta.namespace.clone()),
+            name: Some(meta.name.clone()),
+            uid: Some(meta.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let text: String = note.message.chars().take(MAX_NOTE).collect();
+        let event = Event {
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason.into(),
+            // Part of what tells Events apart: each line is about other proxies.
+            action: text.chars().take(128).collect(),
+            note: Some(text),
+            secondary: None,
+        };
+        if let Err(error) = bounded(self.recorder.publish(&event, &about)).await {
+            tracing::debug!(pool = %meta.key(), %error, "event not published");
+        }
+    }
+
+    fn pools(&self, meta: &Meta) -> Api<ProxyPool> {
+        Api::namespaced(self.client.clone(), &meta.namespace)
+    }
+
+    fn may_write(&self) -> Result<(), PoolError> {
+        if self.leads() { Ok(()) } else { Err(PoolError::NotLeader) }
+    }
+
+    /// Applies an object of the pool's own, unless it is there as wanted or another's.
+    async fn apply<K>(&self, kind: &'static str, pool: &Meta, object: &K) -> Result<(), PoolError>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
+    {
+        let api = Api::<K>::namespaced(self.client.clone(), &pool.namespace);
+        let there = bounded(api.get_opt(&object.name_any())).await?;
+        if there.as_ref().is_some_and(|o| !is_of(o, pool)) {
+            return Err(PoolError::NotOurs(kind, object.name_any()));
+        }
+        if there.is_some_and(|o| holds(&json!(o), &json!(object))) {
+            return Ok(());
+        }
+        self.may_write()?;
+        let params = PatchParams::apply(names::FIELD_MANAGER).force();
+        bounded(api.patch(&object.name_any(), &params, &Patch::Apply(object))).await?;
+        Ok(())
+    }
+
+    async fn remove<K>(&self, pool: &Meta, name: &str) -> Result<(), PoolError>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+    {
+        let api = Api::<K>::namespaced(self.client.clone(), &pool.namespace);
+        let Some(there) = bounded(api.get_opt(name)).await?.filter(|o| is_of(o, pool)) else { return Ok(()) };
+        self.may_write()?;
+        let exactly = kube::api::Preconditions { uid: there.uid(), resource_version: None };
+        bounded(api.delete(name, &DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() })).await?;
+        Ok(())
+    }
+
+    async fn remove_other_slices(&self, pool: &Meta, wanted: &[EndpointSlice]) -> Result<(), PoolError> {
+        let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &pool.namespace);
+        let ours = ListParams::default().labels(&format!("{}={}", names::POOL, pool.name));
+        for slice in bounded(api.list(&ours)).await? {
+            if !wanted.iter().any(|w| w.name_any() == slice.name_any()) {
+                self.remove::<EndpointSlice>(pool, &slice.name_any()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() }
+}
+
+fn is_of<K: Resource>(object: &K, pool: &Meta) -> bool {
+    object.meta().owner_references.iter().flatten().any(|o| o.uid == pool.uid)
+}
+
+/// All that is wanted is there; what the API server adds does not count, a list must be the same.
+fn holds(there: &serde_json::Value, wanted: &serde_json::Value) -> bool {
+    use serde_json::Value::{Array, Null, Object};
+    match (there, wanted) {
+        (Object(there), Object(wanted)) => wanted.iter().all(|(key, value)| holds(there.get(key).unwrap_or(&Null), value)),
+        (Array(there), Array(wanted)) => there.len() == wanted.len() && there.iter().zip(wanted).all(|(a, b)| holds(a, b)),
+        // An empty list is left out by the API server.
+        (Null, Array(wanted)) => wanted.is_empty(),
+        (a, b) => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_of_the_server_are_no_difference() {
+        let wanted = json!({"ports": [{"port": 1}], "endpoints": []});
+        assert!(holds(&json!({"ports": [{"port": 1, "protocol": "TCP"}], "type": "x"}), &wanted));
+        assert!(!holds(&json!({"ports": [{"port": 2}]}), &wanted));
+        assert!(!holds(&json!({"ports": [{"port": 1}, {"port": 2}]}), &wanted));
+        assert!(!holds(&json!({"ports": [{"port": 1}], "endpoints": [{}]}), &wanted));
+    }
+}
