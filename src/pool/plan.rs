@@ -210,13 +210,13 @@ impl<'a> Turn<'a> {
                 self.act("no list shows it yet", Deed::Look(self.marks(flight)), Needs::Nothing);
             }
             Some(_) if !self.may_ask() => {}
-            Some(Reply::NotDone) if flight.template == self.obs.template => self.create(flight),
+            // It is born when it is asked for: its startupTimeout must not run while the cloud refuses.
             Some(Reply::NotDone) => self.give_birth(flight),
             Some(Reply::Missing) => {
                 flight.attempts += 1;
                 if flight.attempts.is_multiple_of(PATIENCE) {
                     self.plan.memory.brake_until = Some(self.now + BRAKE);
-                } else if flight.attempts == 1 && flight.template == self.obs.template {
+                } else if flight.attempts == 1 && flight.template == self.obs.template && self.is_young(flight) {
                     self.create(flight);
                 } else {
                     // A cloud that remembers the order would answer with the same lost VM for ever.
@@ -224,6 +224,11 @@ impl<'a> Turn<'a> {
                 }
             }
         }
+    }
+
+    /// Its startupTimeout has hardly begun.
+    fn is_young(&self, flight: &InFlight) -> bool {
+        flight.born.is_some_and(|born| self.now - born < to_delta(self.wish.health.startup_timeout / 4))
     }
 
     /// Deletes a VM by its id. It must have been listed with the pool's UID, as all of the census has (rule I10).

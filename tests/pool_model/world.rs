@@ -242,7 +242,10 @@ impl World {
                 }
             }
             Act::Evict(known) => self.evict(*known),
-            Act::Delete => self.meta.deleting = true,
+            Act::Delete => {
+                self.meta.deleting = true;
+                self.exists = !self.meta.finalizers.is_empty();
+            }
             Act::Vanish(pick) => {
                 if let Some(id) = self.victim(*pick) {
                     let now = self.now;
