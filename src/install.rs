@@ -25,9 +25,18 @@ pub fn access(namespace: &str) -> Vec<Value> {
         rule("", &["services"], &["get", "list", "watch", "create", "patch", "delete", "deletecollection"]),
         rule("discovery.k8s.io", &["endpointslices"], &watch),
         rule("gateway.networking.k8s.io", &["httproutes"], &["get", "list", "watch", "patch"]),
+        rule("aether.dev", &["proxypools"], &["get", "list", "watch", "patch"]),
+        rule("aether.dev", &["proxypools/status"], &["patch"]),
+        // Proxies that are pods, and the addresses that are published.
+        rule("", &["pods"], &["create", "delete"]),
+        rule("", &["secrets"], &["get", "create", "update", "patch", "delete"]),
+        rule("discovery.k8s.io", &["endpointslices"], &["create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
     ];
-    let lease_rules = [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"])];
+    let own_rules = [
+        rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
+        rule("", &["configmaps"], &["get"]),
+    ];
     let binding = |kind: &str, role: &str, namespaced: Option<&str>| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
@@ -41,7 +50,7 @@ pub fn access(namespace: &str) -> Vec<Value> {
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(NAME, Some(namespace))}),
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata(NAME, None), "rules": cluster_rules}),
         binding("ClusterRoleBinding", "ClusterRole", None),
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata(NAME, Some(namespace)), "rules": lease_rules}),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata(NAME, Some(namespace)), "rules": own_rules}),
         binding("RoleBinding", "Role", Some(namespace)),
     ]
 }

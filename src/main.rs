@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use aether_operator::pool::wish::Defaults;
 use aether_operator::runtime::{logging, run};
 use aether_operator::{api, install};
 use clap::{Parser, Subcommand};
@@ -44,9 +45,35 @@ struct Run {
     /// Seconds after which the Lease of a silent leader is free.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=3600))]
     lease_seconds: u64,
+    /// Pools that do not say: keep to the floor and the batch when proxies are recycled.
+    #[arg(long, env = "ROLLING_DEPLOYMENT", default_value_t = false, action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
+    rolling_deployment: bool,
+    /// Pools that do not say: healthy proxies that must stay.
+    #[arg(long, env = "ROLLING_MIN_AVAILABLE", default_value_t = 3)]
+    rolling_min_available: u32,
+    /// Pools that do not say: proxies in recycling at once.
+    #[arg(long, env = "ROLLING_BATCH_SIZE", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    rolling_batch_size: u32,
+    /// Pools that do not say: age at which a proxy is recycled, in seconds or as in 1h30m; 0 is never.
+    #[arg(long, env = "AGE_LIMIT", default_value = "0", value_parser = age)]
+    age_limit: Duration,
+    /// Address of a cloud's API instead of its own, as in digitalocean=http://127.0.0.1:8080; may be given again.
+    #[arg(long = "cloud-address", value_name = "PROVIDER=URL", value_parser = address)]
+    cloud_addresses: Vec<(String, String)>,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text", env = "AETHER_LOG_FORMAT")]
     log_format: logging::Format,
+}
+
+/// The guide's plain seconds, or a duration.
+fn age(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| api::duration::parse(text).map_err(|e| e.to_string()))
+}
+
+fn address(text: &str) -> Result<(String, String), String> {
+    let known = ["digitalocean", "aws", "gcp", "hetzner", "vultr"];
+    let (provider, url) = text.split_once('=').ok_or("write PROVIDER=URL")?;
+    if known.contains(&provider) { Ok((provider.into(), url.into())) } else { Err(format!("no provider {provider}; there are {}", known.join(", "))) }
 }
 
 fn main() -> ExitCode {
@@ -84,6 +111,13 @@ async fn operate(args: Run) -> anyhow::Result<()> {
         namespace: args.namespace,
         identity: args.identity.unwrap_or_else(|| format!("{}-{}", host.trim(), std::process::id())),
         lease: Duration::from_secs(args.lease_seconds),
+        pool_defaults: Defaults {
+            enabled: args.rolling_deployment,
+            min_available: args.rolling_min_available,
+            batch_size: args.rolling_batch_size,
+            age_limit: args.age_limit,
+        },
+        cloud_addresses: args.cloud_addresses.into_iter().collect(),
     };
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let stop = async move {

@@ -34,6 +34,10 @@ pub const POOL_FINALIZER: &str = "aether.dev/proxies";
 /// Annotation on a ProxyPool: proxies to replace at once, each by the cloud's id or its address, separated by commas.
 /// An entry is answered once (`status.evicted`); whoever adds one may drop those that are answered.
 pub const EVICT: &str = "aether.dev/evict";
+/// Label on what is published about a ProxyPool: its name.
+pub const POOL: &str = "aether.dev/pool";
+/// How every label and annotation of ours begins.
+pub const OURS: &str = "aether.dev/";
 /// Field manager of every write.
 pub const FIELD_MANAGER: &str = "aether-operator";
 /// Standard label of who manages an object.

@@ -6,6 +6,7 @@ pub mod event;
 pub mod facts;
 pub mod index;
 pub mod patch;
+pub mod pools;
 pub mod watch;
 pub mod write;
 

@@ -93,6 +93,7 @@ impl Keeper {
             while let Some(pool) = Pools::find(&store, &key) {
                 let pool = kept.newest(pool);
                 let wait = keeper.look(&pool, &mut kept).await;
+                // A pool that was written by us just now rings as well.
                 let _ = tokio::time::timeout(wait.max(AT_LEAST), bell.notified()).await;
             }
             key

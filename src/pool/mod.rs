@@ -12,10 +12,13 @@
 pub mod bootstrap;
 pub mod budget;
 pub mod census;
+pub mod keep;
 mod leaving;
+pub mod ledger;
 pub mod model;
 pub mod plan;
 pub mod probe;
+pub mod publication;
 mod renewal;
 mod sizing;
 mod slots;

@@ -1,6 +1,7 @@
 //! What a plan for a pool is made from and what comes out of it: plain data, owned, without a clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::api::{ProxyPoolStatus, Time};
@@ -176,6 +177,9 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// To be logged and published, in this order, after the status is written.
     pub notes: Vec<Note>,
+    /// Addresses of the proxies that serve and stay: what is published before the first deletion. `None`: leave what is
+    /// published as it is, since too little is known.
+    pub serving: Option<BTreeSet<IpAddr>>,
     /// To list again and look again after this time even if nothing happens.
     pub requeue: Duration,
     /// What to remember; [`Memory::learn`] adds what the actions came to.

@@ -1,6 +1,7 @@
 //! The plan: from an observation and the time to ordered actions. Total, without a clock, without effects.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::api::names;
@@ -111,6 +112,14 @@ impl<'a> Turn<'a> {
     pub fn available(&self) -> u32 {
         let serving = self.census.proxies.iter().filter(|p| p.serves() && !self.gone.contains(&p.vm.id)).count();
         u32::try_from(serving).unwrap_or(u32::MAX)
+    }
+
+    /// Where the proxies are that serve and stay. While probes are not trusted, failing one is no reason not to be named.
+    fn serving(&self) -> BTreeSet<IpAddr> {
+        let doubted = !self.trusts_probes();
+        let serves = |p: &&Proxy<'_>| p.serves() || (doubted && !p.never_healthy && matches!(p.standing, Standing::Ailing | Standing::Dead));
+        let staying = self.census.proxies.iter().filter(serves).filter(|p| !self.is_leaving(&p.vm.id));
+        staying.filter_map(|p| p.vm.address).filter(|_| !self.obs.meta.deleting).collect()
     }
 
     /// How many would be available without that one.
@@ -306,6 +315,7 @@ impl<'a> Turn<'a> {
         }
         self.flights.sort_by_key(|f| f.slot);
         self.plan.requeue = self.requeue();
+        self.plan.serving = self.obs.list.is_some().then(|| self.serving());
         let said = status::say(&self);
         status::settle(self, said)
     }

@@ -1,5 +1,6 @@
 //! The spec of a pool, parsed once: what is wanted, with every default filled in and nothing left to check.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -29,6 +30,20 @@ impl Default for Defaults {
     /// The documented defaults: false, 3, 2, 0.
     fn default() -> Self {
         Self { enabled: false, min_available: 3, batch_size: 2, age_limit: Duration::ZERO }
+    }
+}
+
+impl Defaults {
+    /// What the operator-wide ConfigMap says comes first; a value that cannot be read is as good as none.
+    #[must_use]
+    pub fn overlaid(self, config: &BTreeMap<String, String>) -> Self {
+        let number = |key: &str, least: u32| config.get(key).and_then(|v| v.trim().parse().ok()).filter(|n| *n >= least);
+        Self {
+            enabled: config.get("enabled").and_then(|v| v.trim().parse().ok()).unwrap_or(self.enabled),
+            min_available: number("min_available", 0).unwrap_or(self.min_available),
+            batch_size: number("batch_size", 1).unwrap_or(self.batch_size),
+            ..self
+        }
     }
 }
 
@@ -355,6 +370,14 @@ mod tests {
     fn an_age_limit_of_the_operators_that_is_too_short_is_told_as_such() {
         let defaults = Defaults { age_limit: Duration::from_mins(5), ..Defaults::default() };
         assert!(wish(&json!({}), &defaults).unwrap_err().message.contains("AGE_LIMIT"));
+    }
+
+    #[test]
+    fn the_config_map_comes_before_the_flags() {
+        let config = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let found = Defaults::default().overlaid(&config(&[("enabled", "true"), ("min_available", "5"), ("batch_size", "3")]));
+        assert_eq!(found, Defaults { enabled: true, min_available: 5, batch_size: 3, ..Defaults::default() });
+        assert_eq!(Defaults::default().overlaid(&config(&[("enabled", "maybe"), ("batch_size", "0")])), Defaults::default());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The operator process: everything started, in order, and stopped, in order.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,12 +10,16 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::cloud::account::Accounts;
 use crate::cluster::drive::{self, Context};
 use crate::cluster::event::Publisher;
+use crate::cluster::pools::Pools;
 use crate::cluster::write::Writer;
 use crate::cluster::{SharedIndex, client, watch as watches};
 use crate::metrics_source::measurer::Measurer;
 use crate::metrics_source::scrape::{Limits, Scraper};
+use crate::pool::keep::Keeper;
+use crate::pool::wish::Defaults;
 
 use super::admin::{self, Health};
 use super::lease::{Candidate, Leadership};
@@ -34,6 +39,10 @@ pub struct Settings {
     pub identity: String,
     /// How long a Lease lasts.
     pub lease: Duration,
+    /// What pools get that do not say.
+    pub pool_defaults: Defaults,
+    /// Provider name -> address to use instead of the cloud's own.
+    pub cloud_addresses: BTreeMap<String, String>,
 }
 
 /// Runs until `stop` completes or something essential ends.
@@ -52,6 +61,9 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     let candidate = Candidate::new(&client, &settings.namespace, LEASE, &settings.identity, settings.lease.into(), leadership.clone());
     tasks.spawn(candidate.run(leads));
 
+    let pools = Pools::new(client.clone(), leadership.clone(), &settings.identity);
+    let accounts = Accounts::new(client.clone(), settings.cloud_addresses.clone())?;
+    let keeper = Keeper::new(pools, accounts, &settings.namespace, settings.pool_defaults);
     let measurer = Measurer::new(index.clone(), Scraper::new(Limits::default())?, news, metrics.clone());
     let context = Context {
         writer: Writer::new(client.clone(), index.clone(), leadership, metrics.clone()),
@@ -64,7 +76,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
         () = stop => Ok(()),
         Some(_) = tasks.join_next() => Err(anyhow::anyhow!("a watch or the leader election ended")),
         ended = &mut serving => Err(anyhow::anyhow!("the admin server ended: {ended:?}")),
-        () = lead((&context, &measurer), &mut follows, synced, &mut heard, &health, &metrics) => Err(anyhow::anyhow!("the drive loop ended")),
+        () = lead((&context, &measurer, &keeper), &mut follows, synced, &mut heard, &health, &metrics) => Err(anyhow::anyhow!("the drive loop ended")),
     };
     health.alive.store(false, Ordering::Relaxed);
     tasks.shutdown().await;
@@ -79,7 +91,7 @@ async fn release(client: &Client, settings: &Settings) {
 
 /// Drives while this process leads and knows the cluster; forgets all when it does not.
 async fn lead(
-    (context, measurer): (&Context, &Measurer),
+    (context, measurer, keeper): (&Context, &Measurer, &Keeper),
     follows: &mut watch::Receiver<bool>,
     mut synced: watch::Receiver<bool>,
     heard: &mut mpsc::UnboundedReceiver<watches::News>,
@@ -103,6 +115,7 @@ async fn lead(
             lost = follows.wait_for(|l| !*l) => if lost.is_err() { return },
             () = drive::run(context.clone(), heard) => return,
             () = measurer.run() => return,
+            () = keeper.run() => return,
         }
         tracing::warn!("not leading any more");
         metrics.leads(false);
