@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aether_operator::api::Time;
+use aether_operator::api::{ProxyPoolStatus, Time};
 use aether_operator::cloud::{Class, Error};
 use aether_operator::pool::model::{Deed, Health, Listed, Memory, Needs, Outcome, order_name};
 use aether_operator::pool::plan::plan;
@@ -99,6 +99,7 @@ impl World {
                 return Ok(());
             }
             self.judge_status(&status)?;
+            self.tell_change(&status);
             self.status = status;
             self.writes += 1;
             if self.dies() {
@@ -126,6 +127,14 @@ impl World {
             self.process.memory.learn(&action.deed, &outcome, self.now);
         }
         Ok(())
+    }
+
+    fn tell_change(&mut self, status: &ProxyPoolStatus) {
+        let (old, new) = (serde_json::to_value(&self.status).unwrap(), serde_json::to_value(status).unwrap());
+        let changed: Vec<_> = new.as_object().unwrap().iter().filter(|(key, value)| old.get(key) != Some(value)).collect();
+        let told = changed.iter().filter(|(key, _)| !["last_update", "oldestAge"].contains(&key.as_str()));
+        let told: Vec<String> = told.map(|(key, value)| format!("{key}: {}", if *key == "conditions" { "..".into() } else { value.to_string() })).collect();
+        self.tell(format!("  writes {}", told.join(", ")));
     }
 
     fn look(&mut self) {

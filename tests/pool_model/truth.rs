@@ -91,7 +91,7 @@ impl World {
         }
         let (wish, probed) = (self.wish(), self.process.probes.get(id).copied().unwrap_or_default());
         let is_late = self.now - real.vm.marks.born >= chrono::TimeDelta::from_std(wish.health.startup_timeout).unwrap();
-        let is_mute = is_late && (real.vm.address.is_none() || real.vm.phase == Phase::Starting);
+        let is_mute = is_late && !real.planted && (real.vm.address.is_none() || real.vm.phase == Phase::Starting);
         let fails = probed.failures >= wish.health.failure_threshold && (probed.was_healthy || is_late);
         if real.stopped {
             return Ok(());
