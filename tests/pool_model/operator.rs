@@ -54,8 +54,10 @@ impl World {
     pub fn probe(&mut self) -> bool {
         let now = self.now;
         let mut changed = false;
-        let listed: Vec<String> = self.process.list.iter().flat_map(|l| &l.vms).filter(|v| v.address.is_some()).map(|v| v.id.clone()).collect();
-        self.process.probes.retain(|id, _| listed.contains(id));
+        let vms = || self.process.list.iter().flat_map(|l| &l.vms);
+        let known: Vec<String> = vms().map(|v| v.id.clone()).collect();
+        let listed: Vec<String> = vms().filter(|v| v.address.is_some()).map(|v| v.id.clone()).collect();
+        self.process.probes.retain(|id, _| known.contains(id));
         for id in listed {
             let fails = self.is_faulty() && self.rng.percent(self.scenario.faults.probe);
             let ok = self.cloud.answers(&id, now) && !self.outage && !fails;

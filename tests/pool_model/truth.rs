@@ -96,7 +96,8 @@ impl World {
         if real.stopped {
             return Ok(());
         }
-        if fails || is_mute {
+        let is_flown = self.status.in_flight.iter().any(|f| f.op != Op::Fill && f.replaces.as_deref() == Some(id));
+        if is_mute || (fails && !is_flown) {
             return self.judge_health_delete(id, &wish, &real.vm.marks);
         }
         self.judge_voluntary(id, &real.vm.marks, &wish)
@@ -136,7 +137,8 @@ impl World {
         }
         let is_second = self.cloud.of(&self.meta.uid).any(|r| r.vm.id != id && r.planted && r.vm.marks.slot == marks.slot)
             || self.cloud.real(id).is_some_and(|r| r.planted);
-        if is_second {
+        let never_served = self.process.probes.get(id).is_some_and(|p| p.at.is_some() && !p.was_healthy);
+        if is_second || never_served {
             return Ok(());
         }
         self.open.insert(marks.slot, marks.epoch);
