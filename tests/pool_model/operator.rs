@@ -66,12 +66,8 @@ impl World {
                 continue;
             }
             let before = probed.health();
-            *probed = Probed {
-                was_healthy: probed.was_healthy || ok,
-                failures: if ok { 0 } else { probed.failures + 1 },
-                ok,
-                at: Some(now),
-            };
+            *probed =
+                Probed { was_healthy: probed.was_healthy || ok, failures: if ok { 0 } else { probed.failures + 1 }, ok, at: Some(now) };
             changed |= before != probed.health();
         }
         changed
@@ -135,7 +131,8 @@ impl World {
         let (old, new) = (serde_json::to_value(&self.status).unwrap(), serde_json::to_value(status).unwrap());
         let changed: Vec<_> = new.as_object().unwrap().iter().filter(|(key, value)| old.get(key) != Some(value)).collect();
         let told = changed.iter().filter(|(key, _)| !["last_update", "oldestAge"].contains(&key.as_str()));
-        let told: Vec<String> = told.map(|(key, value)| format!("{key}: {}", if *key == "conditions" { "..".into() } else { value.to_string() })).collect();
+        let told: Vec<String> =
+            told.map(|(key, value)| format!("{key}: {}", if *key == "conditions" { "..".into() } else { value.to_string() })).collect();
         self.tell(format!("  writes {}", told.join(", ")));
     }
 
