@@ -32,11 +32,7 @@ const NAME_HELP: &str = "must be lower-case letters, digits and dashes, for exam
     status = "ProxyPoolStatus",
     derive = "PartialEq",
     doc = "Keeps a number of proxies in one cloud healthy and younger than a limit, without ever going below a minimum.",
-    scale(
-        spec_replicas_path = ".spec.minScaling",
-        status_replicas_path = ".status.replicas",
-        label_selector_path = ".status.selector"
-    ),
+    scale(spec_replicas_path = ".spec.minScaling", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
     printcolumn(name = "Provider", type_ = "string", json_path = ".status.provider.name"),
     printcolumn(name = "Healthy", type_ = "string", json_path = ".status.ready", description = "serving/wanted"),
     printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pending"),

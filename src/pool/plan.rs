@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::api::Time;
 use crate::api::names;
 use crate::api::proxy_pool::{Evicted, InFlight, Op, Step};
-use crate::api::Time;
 use crate::cloud::Marks;
 
 use super::budget::Budget;

@@ -22,9 +22,8 @@ pub fn recycle(turn: &mut Turn<'_>) {
 
 /// What should be recycled and is not yet in flight, in the order in which it goes.
 pub fn due<'a>(turn: &Turn<'a>) -> Vec<Proxy<'a>> {
-    let is_free = |p: &&Proxy<'a>| {
-        p.stays() && !p.is_dead() && !turn.is_leaving(&p.vm.id) && turn.flights.iter().all(|f| f.slot != p.vm.marks.slot)
-    };
+    let is_free =
+        |p: &&Proxy<'a>| p.stays() && !p.is_dead() && !turn.is_leaving(&p.vm.id) && turn.flights.iter().all(|f| f.slot != p.vm.marks.slot);
     let free = || turn.census.proxies.iter().filter(is_free).copied();
     let mut aged: Vec<_> = free().filter(|p| p.aged).collect();
     aged.sort_by_key(|p| p.expires);
@@ -60,10 +59,7 @@ fn begin(turn: &mut Turn<'_>, proxy: &Proxy<'_>) {
     let number = turn.in_flight() + 1;
     let (ip, title) = (proxy.called(), turn.wish.title());
     let message = if turn.wish.rolling.enabled {
-        format!(
-            "Rolling deployment: Marked {ip} for recycling in {title}. Currently recycling {number}/{} proxies",
-            turn.budget.batch
-        )
+        format!("Rolling deployment: Marked {ip} for recycling in {title}. Currently recycling {number}/{} proxies", turn.budget.batch)
     } else {
         format!("Marked {ip} for recycling in {title}. Rolling deployment is disabled: everything aged goes at once")
     };
@@ -86,9 +82,8 @@ fn defer(turn: &mut Turn<'_>, proxy: &Proxy<'_>, why: Deferral) {
     let (ip, title) = (proxy.called(), turn.wish.title());
     if why == Deferral::Floor {
         let (left, floor) = (turn.available_without(proxy), turn.budget.floor);
-        let message = format!(
-            "Rolling deployment: Cannot recycle {ip} for {title}. Would reduce available proxies below minimum ({left} < {floor})"
-        );
+        let message =
+            format!("Rolling deployment: Cannot recycle {ip} for {title}. Would reduce available proxies below minimum ({left} < {floor})");
         turn.note(false, "Deferred", message);
     }
     let noun = turn.wish.provider.noun();

@@ -85,16 +85,18 @@ pub fn shrink(turn: &mut Turn<'_>) {
         })
         .collect();
     candidates.sort_by_key(|(rank, slot, _)| (*rank, *slot));
-    for (rank, slot, proxy) in candidates.into_iter().take(excess) {
+    for (_, slot, proxy) in candidates.into_iter().take(excess) {
         if let Some(flight) = turn.flight(slot) {
             flight.op = Op::Remove;
             continue;
         }
         let Some(proxy) = proxy else { continue };
-        if rank.is_some() && (turn.in_flight() >= turn.budget.batch || turn.is_degraded() || !turn.is_spare(&proxy)) {
+        // What never served, or is believed dead, is nobody's loss.
+        let is_loss = proxy.standing != Standing::Pending && !turn.believes_dead(&proxy);
+        if is_loss && (turn.in_flight() >= turn.budget.batch || turn.is_degraded()) {
             return;
         }
-        if rank.is_none() && !turn.is_spare(&proxy) && !turn.believes_dead(&proxy) {
+        if !turn.is_spare(&proxy) && !turn.believes_dead(&proxy) {
             continue;
         }
         let flight = turn.mark(slot, Op::Remove, Some(&proxy));

@@ -172,10 +172,9 @@ fn recycling(turn: &Turn<'_>) -> Vec<Said> {
     let count = due.len();
     let (reason, text) = match turn.plan.memory.deferred.get(&first.vm.id) {
         _ if turn.wish.paused => ("Paused", "spec.paused is true".into()),
-        Some(Deferral::Floor) => (
-            "Floor",
-            format!("{} would be left and {} must stay available", turn.available_without(first), turn.budget.floor),
-        ),
+        Some(Deferral::Floor) => {
+            ("Floor", format!("{} would be left and {} must stay available", turn.available_without(first), turn.budget.floor))
+        }
         Some(Deferral::Batch) => ("Batch", format!("{flying}/{batch} are in flight")),
         Some(Deferral::Window) => {
             let next = turn.wish.windows.iter().filter_map(|w| w.next(turn.now)).min();

@@ -231,7 +231,9 @@ fn provider(spec: &ProxyPoolSpec) -> Result<Provider, SpecError> {
     .flatten();
     match (named.next(), named.next()) {
         (Some(one), None) => Ok(one),
-        (None, _) => error("digitalocean", "no provider is named; write one of digitalocean, aws, gcp, hetzner, vultr and kubernetes".into()),
+        (None, _) => {
+            error("digitalocean", "no provider is named; write one of digitalocean, aws, gcp, hetzner, vultr and kubernetes".into())
+        }
         (Some(one), Some(two)) => error(two.name(), format!("{} is named as well; keep one of them", one.name())),
     }
 }
@@ -247,9 +249,11 @@ fn rolling(spec: &ProxyPoolSpec, defaults: &Defaults) -> Result<(Rolling, Vec<Wi
         min_available: asked.min_available.map_or(Ok(defaults.min_available), |n| whole("rolling.minAvailable", n, 0))?,
         batch_size: asked.batch_size.map_or(Ok(defaults.batch_size.max(1)), |n| whole("rolling.batchSize", n, 1))?,
     };
-    let windows = asked.windows.iter().enumerate().map(|(i, w)| {
-        Window::parse(w).map_err(|message| SpecError { field: format!("rolling.windows[{i}]"), message })
-    });
+    let windows = asked
+        .windows
+        .iter()
+        .enumerate()
+        .map(|(i, w)| Window::parse(w).map_err(|message| SpecError { field: format!("rolling.windows[{i}]"), message }));
     Ok((rolling, windows.collect::<Result<_, _>>()?))
 }
 

@@ -94,7 +94,7 @@ impl Bug {
     pub fn spoil(self, plan: &mut Plan, world: &World) {
         match self {
             UnknownCreateIsAskedForAgain => {
-                plan.memory.creates.values_mut().for_each(|c| c.answer = Reply::NotDone);
+                plan.memory.creates.values_mut().for_each(|c| c.answer = Reply::Missing);
             }
             DeletedByAddress => {
                 for action in &mut plan.actions {

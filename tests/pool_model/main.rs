@@ -7,6 +7,7 @@ mod operator;
 #[path = "../model/rng.rs"]
 mod rng;
 mod scenario;
+mod single;
 mod truth;
 mod world;
 

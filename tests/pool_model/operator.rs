@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aether_operator::api::Time;
+use aether_operator::api::{ProxyPoolStatus, Time};
 use aether_operator::cloud::{Class, Error};
 use aether_operator::pool::model::{Deed, Health, Listed, Memory, Needs, Outcome, order_name};
 use aether_operator::pool::plan::plan;
@@ -54,8 +54,10 @@ impl World {
     pub fn probe(&mut self) -> bool {
         let now = self.now;
         let mut changed = false;
-        let listed: Vec<String> = self.process.list.iter().flat_map(|l| &l.vms).filter(|v| v.address.is_some()).map(|v| v.id.clone()).collect();
-        self.process.probes.retain(|id, _| listed.contains(id));
+        let vms = || self.process.list.iter().flat_map(|l| &l.vms);
+        let known: Vec<String> = vms().map(|v| v.id.clone()).collect();
+        let listed: Vec<String> = vms().filter(|v| v.address.is_some()).map(|v| v.id.clone()).collect();
+        self.process.probes.retain(|id, _| known.contains(id));
         for id in listed {
             let fails = self.is_faulty() && self.rng.percent(self.scenario.faults.probe);
             let ok = self.cloud.answers(&id, now) && !self.outage && !fails;
@@ -64,12 +66,8 @@ impl World {
                 continue;
             }
             let before = probed.health();
-            *probed = Probed {
-                was_healthy: probed.was_healthy || ok,
-                failures: if ok { 0 } else { probed.failures + 1 },
-                ok,
-                at: Some(now),
-            };
+            *probed =
+                Probed { was_healthy: probed.was_healthy || ok, failures: if ok { 0 } else { probed.failures + 1 }, ok, at: Some(now) };
             changed |= before != probed.health();
         }
         changed
@@ -99,6 +97,7 @@ impl World {
                 return Ok(());
             }
             self.judge_status(&status)?;
+            self.tell_change(&status);
             self.status = status;
             self.writes += 1;
             if self.dies() {
@@ -126,6 +125,15 @@ impl World {
             self.process.memory.learn(&action.deed, &outcome, self.now);
         }
         Ok(())
+    }
+
+    fn tell_change(&mut self, status: &ProxyPoolStatus) {
+        let (old, new) = (serde_json::to_value(&self.status).unwrap(), serde_json::to_value(status).unwrap());
+        let changed: Vec<_> = new.as_object().unwrap().iter().filter(|(key, value)| old.get(key) != Some(value)).collect();
+        let told = changed.iter().filter(|(key, _)| !["last_update", "oldestAge"].contains(&key.as_str()));
+        let told: Vec<String> =
+            told.map(|(key, value)| format!("{key}: {}", if *key == "conditions" { "..".into() } else { value.to_string() })).collect();
+        self.tell(format!("  writes {}", told.join(", ")));
     }
 
     fn look(&mut self) {

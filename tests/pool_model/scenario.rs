@@ -64,15 +64,7 @@ impl Scenario {
             "minScaling": 5, "ageLimit": "1h", "kubernetes": {"image": "x"}, "proxy": {"authSecretRef": {"name": "p"}},
             "rolling": {"minAvailable": 3, "batchSize": 2}, "health": {"startupTimeout": "3m"},
         });
-        Self {
-            name,
-            spec,
-            ways: Ways::default(),
-            faults: Faults::default(),
-            script: Vec::new(),
-            calm: 4500,
-            patience: 3600,
-        }
+        Self { name, spec, ways: Ways::default(), faults: Faults::default(), script: Vec::new(), calm: 4500, patience: 3600 }
     }
 
     pub fn with(mut self, change: &Value) -> Self {

@@ -91,12 +91,13 @@ impl World {
         }
         let (wish, probed) = (self.wish(), self.process.probes.get(id).copied().unwrap_or_default());
         let is_late = self.now - real.vm.marks.born >= chrono::TimeDelta::from_std(wish.health.startup_timeout).unwrap();
-        let is_mute = is_late && (real.vm.address.is_none() || real.vm.phase == Phase::Starting);
+        let is_mute = is_late && !real.planted && (real.vm.address.is_none() || real.vm.phase == Phase::Starting);
         let fails = probed.failures >= wish.health.failure_threshold && (probed.was_healthy || is_late);
         if real.stopped {
             return Ok(());
         }
-        if fails || is_mute {
+        let is_flown = self.status.in_flight.iter().any(|f| f.op != Op::Fill && f.replaces.as_deref() == Some(id));
+        if is_mute || (fails && !is_flown) {
             return self.judge_health_delete(id, &wish, &real.vm.marks);
         }
         self.judge_voluntary(id, &real.vm.marks, &wish)
@@ -136,7 +137,8 @@ impl World {
         }
         let is_second = self.cloud.of(&self.meta.uid).any(|r| r.vm.id != id && r.planted && r.vm.marks.slot == marks.slot)
             || self.cloud.real(id).is_some_and(|r| r.planted);
-        if is_second {
+        let never_served = self.process.probes.get(id).is_some_and(|p| p.at.is_some() && !p.was_healthy);
+        if is_second || never_served {
             return Ok(());
         }
         self.open.insert(marks.slot, marks.epoch);

@@ -1,0 +1,253 @@
+//! One plan at a time: what a pool of three is told to do, case by case.
+
+use aether_operator::api::proxy_pool::{Op, ProxyPoolSpec, Step};
+use aether_operator::api::{ProxyPoolStatus, Time, names};
+use aether_operator::cloud::{Capabilities, Class, Error, Marks, Phase, Rate, Vm};
+use aether_operator::cluster::facts::Meta;
+use aether_operator::pool::model::{Deed, Health, Listed, Memory, Observation, Plan};
+use aether_operator::pool::plan::plan;
+use aether_operator::pool::wish::{Defaults, Wish};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+fn now() -> Time {
+    "2026-01-01T12:00:00Z".parse().unwrap()
+}
+
+/// A VM that is that many minutes old.
+fn vm(slot: u32, epoch: u32, minutes: i64) -> Vm {
+    let born = now() - chrono::TimeDelta::minutes(minutes);
+    let marks = Marks { pool: "uid".into(), slot, epoch, nonce: format!("n{epoch}"), template: "t".into(), born };
+    let address = format!("10.0.{slot}.{epoch}").parse().ok();
+    Vm { id: format!("vm-{slot}-{epoch}"), marks, phase: Phase::Running, address }
+}
+
+/// Three healthy young proxies, with that change of the spec.
+fn pool(change: &Value) -> Observation {
+    let mut spec = json!({
+        "minScaling": 3, "ageLimit": "1h", "digitalocean": {"region": "lon1"}, "credentialsSecretRef": {"name": "t"},
+        "instance": "default", "proxy": {"authSecretRef": {"name": "p"}}, "rolling": {"minAvailable": 2, "batchSize": 2},
+    });
+    json_patch::merge(&mut spec, change);
+    let spec: ProxyPoolSpec = serde_json::from_value(spec).unwrap();
+    let mut obs = Observation {
+        meta: Meta { uid: "uid".into(), name: "p".into(), finalizers: vec![names::POOL_FINALIZER.into()], ..Meta::default() },
+        wish: Wish::parse("p", &spec, &Defaults::default()),
+        status: ProxyPoolStatus::default(),
+        template: "t".into(),
+        list: None,
+        list_error: None,
+        health: std::collections::BTreeMap::new(),
+        direct: None,
+        capabilities: Capabilities { idempotent_create: false, unique_names: false, settle_seconds: 30 },
+        rate: Rate::default(),
+    };
+    lists(&mut obs, vec![vm(0, 1, 20), vm(1, 2, 20), vm(2, 3, 20)]);
+    obs
+}
+
+/// The list shows these, all healthy.
+fn lists(obs: &mut Observation, vms: Vec<Vm>) {
+    obs.health = vms.iter().map(|v| (v.id.clone(), Health::Healthy)).collect();
+    obs.list = Some(Listed { at: now(), vms });
+}
+
+fn memory() -> Memory {
+    Memory { last_mutation: Some(now() - chrono::TimeDelta::hours(1)), ..Memory::default() }
+}
+
+fn decide(obs: &Observation) -> Plan {
+    plan(obs, &memory(), now())
+}
+
+fn deleted(plan: &Plan) -> Vec<&str> {
+    plan.actions.iter().filter_map(|a| if let Deed::Delete { id, .. } = &a.deed { Some(id.as_str()) } else { None }).collect()
+}
+
+fn created(plan: &Plan) -> usize {
+    plan.actions.iter().filter(|a| matches!(a.deed, Deed::Create(_))).count()
+}
+
+fn says<'a>(plan: &'a Plan, type_: &str) -> Option<&'a str> {
+    plan.status.as_ref()?.conditions.iter().find(|c| c.type_ == type_).map(|c| c.status.as_str())
+}
+
+#[test]
+fn a_good_pool_is_left_alone() {
+    let mut obs = pool(&json!({}));
+    let first = decide(&obs);
+    assert_eq!(first.actions, []);
+    obs.status = first.status.unwrap();
+    assert_eq!(obs.status.ready.as_deref(), Some("3/3"));
+    let second = decide(&obs);
+    assert_eq!((second.actions.len(), second.status, second.notes), (0, None, vec![]));
+}
+
+#[test]
+fn the_documented_lines_are_said_once() {
+    let mut obs = pool(&json!({}));
+    lists(&mut obs, vec![vm(0, 1, 70), vm(1, 2, 65), vm(2, 3, 20)]);
+    let first = decide(&obs);
+    let lines: Vec<_> = first.notes.iter().map(|n| n.message.as_str()).collect();
+    assert_eq!(
+        lines,
+        [
+            "Rolling deployment: Marked 10.0.0.1 for recycling in digitalocean/default. Currently recycling 1/2 proxies",
+            "Rolling deployment: Cannot recycle 10.0.1.2 for digitalocean/default. Would reduce available proxies below minimum (1 < 2)",
+            "Rolling deployment: Deferred recycling digitalocean/default droplet -> 10.0.1.2",
+        ]
+    );
+    assert_eq!(deleted(&first), ["vm-0-1"]);
+    obs.status = first.status.clone().unwrap();
+    assert_eq!((obs.status.healthy, obs.status.recycling, obs.status.aged), (2, 1, 2));
+    assert_eq!(plan(&obs, &first.memory, now()).notes, []);
+}
+
+#[rstest]
+#[case::none(|o: &mut Observation| o.list = None)]
+#[case::failed(|o: &mut Observation| o.list_error = Some(Error { class: Class::Transient, message: "no".into() }))]
+#[case::old(|o: &mut Observation| o.list.as_mut().unwrap().at -= chrono::TimeDelta::minutes(2))]
+fn without_a_good_list_nothing_is_done(#[case] spoil: fn(&mut Observation)) {
+    let mut obs = pool(&json!({}));
+    lists(&mut obs, vec![vm(0, 1, 70)]);
+    spoil(&mut obs);
+    assert_eq!(decide(&obs).actions, []);
+    let unsettled = Memory { last_mutation: Some(now() - chrono::TimeDelta::seconds(29)), ..Memory::default() };
+    let mut obs = pool(&json!({}));
+    lists(&mut obs, vec![vm(0, 1, 70)]);
+    assert_eq!(plan(&obs, &unsettled, now()).actions, []);
+}
+
+#[test]
+fn a_create_is_on_record_before_it_is_made() {
+    let mut obs = pool(&json!({}));
+    lists(&mut obs, vec![vm(0, 1, 20), vm(1, 2, 20)]);
+    let plan = decide(&obs);
+    let Deed::Create(marks) = &plan.actions[0].deed else { panic!("{:?}", plan.actions) };
+    let intent = &plan.status.as_ref().unwrap().in_flight[0];
+    assert_eq!((intent.slot, intent.epoch, &intent.nonce, intent.op), (marks.slot, marks.epoch, &marks.nonce, Op::Fill));
+    assert_eq!(marks.epoch, 3);
+    // The process that comes next looks for it before it asks again.
+    obs.status = plan.status.unwrap();
+    assert!(matches!(&decide(&obs).actions[0].deed, Deed::Look(looked) if looked == marks));
+}
+
+#[rstest]
+#[case::one_failure(1, &[])]
+#[case::below_the_threshold(2, &[])]
+#[case::dead(3, &["vm-0-1"])]
+fn a_proxy_is_dead_after_its_failures(#[case] failures: u32, #[case] wanted: &[&str]) {
+    let mut obs = pool(&json!({}));
+    obs.health.insert("vm-0-1".into(), Health::Unhealthy { failures });
+    assert_eq!(deleted(&decide(&obs)), wanted);
+}
+
+#[test]
+fn many_at_once_are_not_believed() {
+    let mut obs = pool(&json!({}));
+    for id in ["vm-0-1", "vm-1-2"] {
+        obs.health.insert(id.into(), Health::Unhealthy { failures: 9 });
+    }
+    let plan = decide(&obs);
+    assert_eq!((deleted(&plan).len(), says(&plan, "ProbeTrusted")), (0, Some("False")));
+    obs.health.insert("vm-1-2".into(), Health::Healthy);
+    obs.direct = Some(false);
+    assert_eq!(deleted(&decide(&obs)).len(), 0);
+}
+
+#[test]
+fn of_two_in_one_place_the_oldest_that_serves_stays() {
+    let mut obs = pool(&json!({}));
+    let twins = [30, 25, 22].map(|minutes| Vm { id: format!("twin-{minutes}"), ..vm(0, 1, minutes) });
+    lists(&mut obs, [twins.to_vec(), vec![vm(1, 2, 20), vm(2, 3, 20)]].concat());
+    obs.health.insert("twin-30".into(), Health::Unhealthy { failures: 1 });
+    let plan = decide(&obs);
+    assert_eq!(deleted(&plan), ["twin-30", "twin-22"]);
+    assert_eq!(plan.status.as_ref().unwrap().duplicates_removed, 2);
+}
+
+#[test]
+fn a_rotation_without_its_record_is_taken_up() {
+    let mut obs = pool(&json!({"maxScaling": 4}));
+    lists(&mut obs, vec![vm(0, 1, 61), vm(0, 4, 5), vm(1, 2, 20), vm(2, 3, 20)]);
+    let plan = decide(&obs);
+    let flight = &plan.status.as_ref().unwrap().in_flight[0];
+    assert_eq!((flight.op, flight.phase, flight.replaces.as_deref(), flight.epoch), (Op::Recycle, Step::Marked, Some("vm-0-1"), 4));
+    assert_eq!(created(&plan), 0);
+}
+
+#[test]
+fn what_carries_another_uid_is_not_there() {
+    let mut obs = pool(&json!({}));
+    let mut foreign = vm(0, 9, 90);
+    foreign.marks.pool = "another".into();
+    foreign.phase = Phase::Stopped;
+    obs.list.as_mut().unwrap().vms.push(foreign);
+    assert_eq!(decide(&obs).actions, []);
+}
+
+#[rstest]
+#[case::by_address("10.0.1.2", &["vm-1-2"])]
+#[case::by_id("vm-0-1, vm-1-2,vm-2-3", &["vm-0-1", "vm-1-2", "vm-2-3"])]
+#[case::nobody("198.51.100.7", &[])]
+fn evictions_pass_floor_and_batch_once(#[case] annotation: &str, #[case] wanted: &[&str]) {
+    let mut obs = pool(&json!({"rolling": {"minAvailable": 2, "batchSize": 1}}));
+    obs.meta.annotations.insert(names::EVICT.into(), annotation.into());
+    let plan = decide(&obs);
+    assert_eq!(deleted(&plan), wanted);
+    // Whoever has that address later is left alone.
+    obs.status = plan.status.unwrap();
+    obs.status.in_flight.clear();
+    lists(&mut obs, vec![vm(0, 11, 1), Vm { address: "10.0.1.2".parse().ok(), ..vm(1, 12, 1) }, vm(2, 13, 1)]);
+    obs.list.as_mut().unwrap().vms[0].address = "198.51.100.7".parse().ok();
+    assert_eq!(deleted(&decide(&obs)), [""; 0]);
+}
+
+#[test]
+fn a_window_that_is_shut_defers_and_says_when_it_opens() {
+    let windows = json!([{"schedule": "0 2 * * *", "duration": "1h"}]);
+    let mut obs = pool(&json!({"rolling": {"windows": windows}}));
+    lists(&mut obs, vec![vm(0, 1, 70), vm(1, 2, 20), vm(2, 3, 20)]);
+    let plan = decide(&obs);
+    assert_eq!(plan.actions, []);
+    let said = plan.status.unwrap().conditions.into_iter().find(|c| c.type_ == "Recycling").unwrap();
+    assert!(said.message.contains("2026-01-02 02:00:00"), "{}", said.message);
+}
+
+#[test]
+fn a_rotation_that_cannot_keep_up_is_told_with_the_numbers() {
+    let change = json!({"minScaling": 100, "maxScaling": 100, "rolling": {"batchSize": 1}});
+    let plan = decide(&pool(&change));
+    assert_eq!(says(&plan, "RotationFeasible"), Some("False"));
+    assert!(plan.notes.iter().any(|n| n.message.starts_with("100 proxies, 1 at once, 5m per replacement")), "{:?}", plan.notes);
+}
+
+#[test]
+fn a_floor_that_cannot_be_kept_is_lowered_with_both_numbers() {
+    let plan = decide(&pool(&json!({"rolling": {"minAvailable": 3}})));
+    assert_eq!(says(&plan, "ConfigAdjusted"), Some("True"));
+    assert!(plan.notes.iter().any(|n| n.warning && n.message.contains("minAvailable 3") && n.message.contains("2 is kept")));
+}
+
+#[test]
+fn a_pool_without_its_finalizer_creates_nothing_yet() {
+    let mut obs = pool(&json!({}));
+    obs.meta.finalizers.clear();
+    lists(&mut obs, vec![]);
+    assert_eq!(decide(&obs).actions.iter().map(|a| &a.deed).collect::<Vec<_>>(), [&Deed::Hold]);
+}
+
+#[test]
+fn the_finalizer_goes_after_two_empty_lists() {
+    let mut obs = pool(&json!({}));
+    obs.meta.deleting = true;
+    assert_eq!(deleted(&decide(&obs)).len(), 3);
+    lists(&mut obs, vec![]);
+    let first = decide(&obs);
+    assert_eq!(first.actions, []);
+    // The same list a second time is no second list.
+    assert_eq!(plan(&obs, &first.memory, now()).actions, []);
+    obs.list.as_mut().unwrap().at += chrono::TimeDelta::seconds(10);
+    let later = now() + chrono::TimeDelta::seconds(10);
+    assert_eq!(plan(&obs, &first.memory, later).actions.iter().map(|a| &a.deed).collect::<Vec<_>>(), [&Deed::Release]);
+}
