@@ -1,105 +1,22 @@
 //! One table of clouds and one of answers: what holds for one JSON cloud is asked of all of them.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use chrono::DateTime;
 use rstest::rstest;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
+use super::scripted::{Reply, Seen, Server, json_of};
 use super::*;
 use crate::cloud::marks::POOL;
-use crate::cloud::{digitalocean, hetzner, marks, vultr};
+use crate::cloud::{digitalocean, gcp, hetzner, marks, vultr};
 
 const UID: &str = "6f0c3a52-7a54-4d33-9a3e-2f8b1c0d9e11";
 const TOKEN: &str = "canary-token-5up3r";
 const PASSWORD: &str = "canary-password-5up3r";
-
-/// What the server does with one request.
-#[derive(Clone)]
-enum Reply {
-    /// Status, header lines, body.
-    Whole(u16, &'static str, String),
-    /// The connection ends without an answer.
-    Lost,
-    /// It ends in the middle of the body.
-    Cut,
-}
-
-fn json_of(status: u16, body: &Value) -> Reply {
-    Reply::Whole(status, "", body.to_string())
-}
-
-#[derive(Debug, Clone)]
-struct Seen {
-    method: String,
-    target: String,
-    head: String,
-    body: Value,
-}
-
-/// Gives the replies in order; what it saw is kept.
-struct Server {
-    base: String,
-    replies: Arc<Mutex<VecDeque<Reply>>>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-}
-
-impl Server {
-    async fn with(replies: impl IntoIterator<Item = Reply>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}/base", listener.local_addr().unwrap());
-        let server = Self { base, replies: Arc::new(Mutex::new(replies.into_iter().collect())), seen: Arc::default() };
-        let (replies, seen) = (Arc::clone(&server.replies), Arc::clone(&server.seen));
-        tokio::spawn(async move {
-            loop {
-                let (mut socket, _) = listener.accept().await.unwrap();
-                let request = request(&mut socket).await;
-                seen.lock().unwrap().push(request);
-                let reply = replies.lock().unwrap().pop_front().unwrap_or(Reply::Whole(418, "", "no more replies".into()));
-                let text = match reply {
-                    Reply::Lost => continue,
-                    Reply::Cut => "HTTP/1.1 202 Accepted\r\ncontent-length: 1000\r\n\r\n{\"half\":".into(),
-                    Reply::Whole(status, headers, body) => {
-                        format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
-                    }
-                };
-                socket.write_all(text.as_bytes()).await.unwrap();
-            }
-        });
-        server
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-async fn request(socket: &mut TcpStream) -> Seen {
-    let mut bytes = Vec::new();
-    let head = loop {
-        let mut some = [0; 4096];
-        let n = socket.read(&mut some).await.unwrap();
-        bytes.extend_from_slice(&some[..n]);
-        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
-            break end + 4;
-        }
-    };
-    let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
-    let length = text.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(|n| n.parse::<usize>().unwrap()));
-    while bytes.len() < head + length.unwrap_or(0) {
-        let mut some = [0; 4096];
-        let n = socket.read(&mut some).await.unwrap();
-        bytes.extend_from_slice(&some[..n]);
-    }
-    let mut words = text.split_whitespace();
-    let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
-    Seen { method, target, head: text.to_lowercase(), body: serde_json::from_slice(&bytes[head..]).unwrap_or_default() }
-}
 
 type Labels<'a> = &'a [(String, String)];
 
@@ -223,7 +140,47 @@ const VULTR: Kind = Kind {
     mark: "/tags",
 };
 
-const CLOUDS: [Kind; 3] = [DIGITALOCEAN, HETZNER, VULTR];
+const GCP: Kind = Kind {
+    name: "gcp",
+    make: |base| {
+        let place = gcp::Place {
+            project: "p".into(),
+            zone: "z".into(),
+            machine_type: "e2-micro".into(),
+            image_project: "ubuntu-os-cloud".into(),
+            image_family: "ubuntu-2404-lts-amd64".into(),
+            spot: true,
+        };
+        Ok(Arc::new(gcp::Gcp::new(http::client()?, base, http::Credential::Token(token()), place)?))
+    },
+    id: |n| n.to_string(),
+    vm: |n, state, labels| {
+        json!({
+            "kind": "compute#instance", "id": n.to_string(), "name": "x", "status": state, "labels": map(labels),
+            "creationTimestamp": "2023-12-31T16:00:00.000-08:00",
+            "networkInterfaces": [{"networkIP": "10.0.0.2", "accessConfigs": [{"type": "ONE_TO_ONE_NAT", "natIP": format!("192.0.2.{n}")}]}]
+        })
+    },
+    page: |instances, _, more| {
+        let mut page = json!({"kind": "compute#instanceList", "id": "projects/p/zones/z/instances", "selfLink": "x"});
+        if !instances.is_empty() {
+            page["items"] = instances.into();
+        }
+        if more {
+            page["nextPageToken"] = json!("next=");
+        }
+        page
+    },
+    made: |instance| json!({"kind": "compute#operation", "name": "op-1", "status": "DONE", "targetId": instance["id"], "progress": 100}),
+    starting: "PROVISIONING",
+    running: "RUNNING",
+    path: "/base/projects/p/zones/z/instances",
+    queries: ["filter=labels.aether-pool%3D6f0c3a52", "&pageToken=next%3D", "filter=labels.aether-nonce%3Dn0nce1"],
+    user_data: ("/metadata/items/0/value", false),
+    mark: "/labels",
+};
+
+const CLOUDS: [Kind; 4] = [DIGITALOCEAN, HETZNER, VULTR, GCP];
 
 fn kind(name: &str) -> Kind {
     CLOUDS.into_iter().find(|kind| kind.name == name).unwrap()
@@ -291,7 +248,7 @@ async fn half_a_list_is_no_list() {
             assert_eq!(kind.cloud(&server).list(UID).await.unwrap_err().class, Class::Transient, "{}", kind.name);
         }
         // One that points at itself ends.
-        let server = Server::with(vec![first; 2000]).await;
+        let server = Server::with(vec![first; 3]).await;
         assert_eq!(kind.cloud(&server).list(UID).await.unwrap_err().class, Class::Transient, "{}", kind.name);
     }
 }
@@ -419,6 +376,12 @@ async fn what_is_gone_is_deleted() {
     r#"{"error":{"code":"rate_limit_exceeded","message":"limit of 3600 requests per hour reached"}}"#,
     Class::Throttled(None)
 )]
+#[case("gcp", 401, r#"{"error":{"code":401,"message":"Invalid Credentials","errors":[{"reason":"authError"}]}}"#, Class::Auth)]
+#[case("gcp", 403, r#"{"error":{"code":403,"message":"Required permission","errors":[{"reason":"forbidden"}]}}"#, Class::Auth)]
+#[case("gcp", 403, r#"{"error":{"code":403,"message":"Rate","errors":[{"reason":"rateLimitExceeded"}]}}"#, Class::Throttled(None))]
+#[case("gcp", 403, r#"{"error":{"code":403,"message":"Quota 'CPUS' exceeded.","errors":[{"reason":"quotaExceeded"}]}}"#, Class::Quota)]
+#[case("gcp", 400, r#"{"error":{"code":400,"message":"not ready","errors":[{"reason":"resourceNotReady"}]}}"#, Class::Transient)]
+#[case("gcp", 503, r#"{"error":{"code":503,"message":"Backend","errors":[{"reason":"backendError"}]}}"#, Class::Unknown)]
 #[case("vultr", 401, r#"{"error":"Invalid API token.","status":401}"#, Class::Auth)]
 #[case(
     "vultr",
@@ -445,26 +408,78 @@ async fn a_locked_instance_is_deleted_later() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_by_the_same_slot_is_its_server() {
-    let taken = json_of(409, &json!({"error": {"code": "uniqueness_error", "message": "server name is already used"}}));
-    let page = |servers: Vec<Value>| json_of(200, &(HETZNER.page)(servers.clone(), servers.len(), false));
-    let earlier = labels(&Marks { nonce: "earlier".into(), ..marks(1) });
-    let strangers = [("team".to_owned(), "search".to_owned())];
-    let server = Server::with([
-        taken.clone(),
-        page(vec![(HETZNER.vm)(1, "running", &earlier)]),
-        taken.clone(),
-        page(vec![(HETZNER.vm)(1, "running", &strangers)]),
-        taken,
-        Reply::Lost,
-    ])
-    .await;
-    let cloud = HETZNER.cloud(&server);
-    let adopted = cloud.create(&order()).await.unwrap();
-    assert_eq!((&*adopted.id, &*adopted.marks.nonce), ("1", "earlier"));
-    assert!(server.seen()[1].target.contains("name=pool-6f0c3a52-1-2"));
-    assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Invalid);
-    assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Transient);
+async fn a_name_that_is_taken_by_the_same_slot_is_its_vm() {
+    let hetzners = json!({"error": {"code": "uniqueness_error", "message": "server name is already used"}});
+    let googles = json!({"error": {"code": 409, "message": "already exists", "errors": [{"reason": "alreadyExists"}]}});
+    for (kind, taken) in [(HETZNER, hetzners), (GCP, googles)] {
+        let taken = json_of(409, &taken);
+        let page = |labels: Labels<'_>| json_of(200, &(kind.page)(vec![(kind.vm)(1, kind.running, labels)], 1, false));
+        let earlier = labels(&Marks { nonce: "earlier".into(), ..marks(1) });
+        let strangers = [("team".to_owned(), "search".to_owned())];
+        let server = Server::with([taken.clone(), page(&earlier), taken.clone(), page(&strangers), taken, Reply::Lost]).await;
+        let cloud = kind.cloud(&server);
+        let adopted = cloud.create(&order()).await.unwrap();
+        assert_eq!((&*adopted.id, &*adopted.marks.nonce), ("1", "earlier"));
+        let look = server.seen().remove(1).target;
+        assert!(look.contains("name=pool-6f0c3a52-1-2") || look.contains("name%3Dpool-6f0c3a52-1-2"), "{look}");
+        assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Invalid);
+        assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Transient);
+    }
+}
+
+fn operation(status: &str, code: Option<&str>) -> Value {
+    let mut operation = json!({"kind": "compute#operation", "name": "op-1", "status": status, "targetId": "1"});
+    if let Some(code) = code {
+        operation["error"] = json!({"errors": [{"code": code, "message": format!("no {PASSWORD}")}]});
+        operation["httpErrorStatusCode"] = json!(503);
+    }
+    operation
+}
+
+#[rstest]
+#[case("ZONE_RESOURCE_POOL_EXHAUSTED", Class::Capacity)]
+#[case("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", Class::Capacity)]
+#[case("QUOTA_EXCEEDED", Class::Quota)]
+#[case("INTERNAL_ERROR", Class::Transient)]
+#[tokio::test]
+async fn an_operations_error_comes_late(#[case] code: &str, #[case] class: Class) {
+    let end = json_of(200, &operation("DONE", Some(code)));
+    let none = json_of(200, &(GCP.page)(vec![], 0, false));
+    let failed = json_of(200, &json!({"kind": "compute#operationList", "items": [operation("DONE", Some(code))]}));
+    let server = Server::with([json_of(200, &operation("RUNNING", None)), end, none, failed]).await;
+    let cloud = GCP.cloud(&server);
+    // While it is waited for, or later, when the instance is looked for.
+    let (at_once, late) = (cloud.create(&order()).await.unwrap_err(), cloud.find(&marks(1)).await.unwrap_err());
+    assert_eq!((at_once.class, late.class), (class, class));
+    assert!(!format!("{at_once:?}{late:?}").contains(PASSWORD));
+    let seen = server.seen();
+    assert_eq!((&*seen[1].method, &*seen[1].target), ("POST", "/base/projects/p/zones/z/operations/op-1/wait"));
+    let (_, id) = seen[0].target.split_once("requestId=").unwrap();
+    assert!(seen[3].target.contains(&format!("clientOperationId%3D{id}")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_order_that_is_taken_is_taken_whatever_becomes_of_the_waiting() {
+    for reply in [Reply::Lost, json_of(500, &json!({})), json_of(200, &operation("RUNNING", None))] {
+        let server = Server::with([json_of(200, &operation("PENDING", None)), reply]).await;
+        assert_eq!(GCP.cloud(&server).create(&order()).await.unwrap().phase, Phase::Starting);
+    }
+}
+
+#[tokio::test]
+async fn the_same_attempt_is_the_same_request_and_another_is_another() {
+    let done = json_of(200, &operation("DONE", None));
+    let server = Server::with(vec![done; 3]).await;
+    let cloud = GCP.cloud(&server);
+    let another = Order { marks: Marks { nonce: "another".into(), ..marks(1) }, ..order() };
+    for order in [order(), order(), another] {
+        cloud.create(&order).await.unwrap();
+    }
+    let ids: Vec<_> = server.seen().into_iter().map(|seen| seen.target.split_once("requestId=").unwrap().1.to_owned()).collect();
+    assert!(ids[0] == ids[1] && ids[0] != ids[2], "{ids:?}");
+    let uuid = regex::Regex::new("^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$").unwrap();
+    assert!(uuid.is_match(&ids[0]), "{ids:?}");
+    assert_eq!(server.seen()[0].body["scheduling"]["provisioningModel"], "SPOT");
 }
 
 #[rstest]
@@ -480,6 +495,11 @@ async fn a_name_that_is_taken_by_the_same_slot_is_its_server() {
 #[case("hetzner", "off", Phase::Stopped)]
 #[case("hetzner", "deleting", Phase::Deleting)]
 #[case("hetzner", "unknown", Phase::Running)]
+#[case("gcp", "STAGING", Phase::Starting)]
+#[case("gcp", "RUNNING", Phase::Running)]
+#[case("gcp", "REPAIRING", Phase::Running)]
+#[case("gcp", "STOPPING", Phase::Stopped)]
+#[case("gcp", "TERMINATED", Phase::Stopped)]
 #[case("vultr", "pending", Phase::Starting)]
 #[case("vultr", "active", Phase::Running)]
 #[case("vultr", "suspended", Phase::Stopped)]

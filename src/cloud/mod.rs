@@ -14,6 +14,8 @@ use crate::api::Time;
 pub mod answer;
 pub mod digitalocean;
 pub mod error;
+pub mod gcp;
+pub mod google;
 pub mod hetzner;
 pub mod http;
 pub mod limiter;
@@ -127,6 +129,9 @@ fn address(text: &str) -> Option<IpAddr> {
 fn time(text: Option<&str>) -> Option<Time> {
     DateTime::parse_from_rfc3339(text?).ok().map(|at| at.to_utc())
 }
+
+#[cfg(test)]
+mod scripted;
 
 #[cfg(test)]
 #[path = "cloud_tests.rs"]
