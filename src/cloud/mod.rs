@@ -18,6 +18,7 @@ pub mod gcp;
 pub mod google;
 pub mod hetzner;
 pub mod http;
+pub mod kubernetes;
 pub mod limiter;
 pub mod marks;
 pub mod vultr;
