@@ -123,7 +123,7 @@ impl Kubernetes {
         let secret = Secret { metadata: self.meta(order)?, data: Some(data), ..Secret::default() };
         let params = PostParams::default();
         // No pod was asked for yet, so whatever goes wrong here made none.
-        let nothing_made = |e: CallError| Error { message: error(Verb::Read, &e).message, class: error(Verb::Read, &e).class };
+        let nothing_made = |e: CallError| error(Verb::Read, &e);
         match bounded(self.secrets.create(&params, &secret)).await {
             Ok(_) => Ok(()),
             Err(e) if e.code() == Some(409) => {

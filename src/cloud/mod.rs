@@ -132,6 +132,8 @@ fn time(text: Option<&str>) -> Option<Time> {
 }
 
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
 mod scripted;
 
 #[cfg(test)]
