@@ -8,7 +8,7 @@ use reqwest::Client as Http;
 use secrecy::SecretString;
 
 use super::limiter::{Budget, Limited, Limiters};
-use super::{Class, Cloud, Error, digitalocean, gcp, hetzner, http, kubernetes, vultr};
+use super::{Class, Cloud, Error, digitalocean, gcp, google, hetzner, http, kubernetes, vultr};
 use crate::pool::wish::Provider;
 
 /// Keys and values of a Secret.
@@ -63,7 +63,10 @@ impl Accounts {
             }
             Provider::Gcp(spec) => {
                 let key = secret.map(|_| word(secret, "serviceAccountKey")).transpose()?;
-                let credential = super::http::Credential::Token(SecretString::from(String::new()));
+                let credential = match &key {
+                    Some(key) => google::Google::of_key(key)?,
+                    None => google::Google::of_environment().await?,
+                };
                 let place = gcp::Place {
                     project: spec.project.clone(),
                     zone: spec.zone.clone(),

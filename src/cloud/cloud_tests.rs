@@ -1,262 +1,17 @@
 //! One table of clouds and one of answers: what holds for one JSON cloud is asked of all of them.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-
 use base64::Engine as _;
-use chrono::DateTime;
 use rstest::rstest;
-use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
+use super::kinds::{
+    CLOUDS, DIGITALOCEAN, GCP, HETZNER, Labels, PASSWORD, TOKEN, UID, VULTR, flat_tags, kind, labels, map, marks, order, token,
+};
+use super::scripted::{Reply, Seen, Server, json_of};
 use super::*;
+use crate::cloud::digitalocean;
 use crate::cloud::marks::POOL;
-use crate::cloud::{digitalocean, hetzner, marks, vultr};
-
-const UID: &str = "6f0c3a52-7a54-4d33-9a3e-2f8b1c0d9e11";
-const TOKEN: &str = "canary-token-5up3r";
-const PASSWORD: &str = "canary-password-5up3r";
-
-/// What the server does with one request.
-#[derive(Clone)]
-enum Reply {
-    /// Status, header lines, body.
-    Whole(u16, &'static str, String),
-    /// The connection ends without an answer.
-    Lost,
-    /// It ends in the middle of the body.
-    Cut,
-}
-
-fn json_of(status: u16, body: &Value) -> Reply {
-    Reply::Whole(status, "", body.to_string())
-}
-
-#[derive(Debug, Clone)]
-struct Seen {
-    method: String,
-    target: String,
-    head: String,
-    body: Value,
-}
-
-/// Gives the replies in order; what it saw is kept.
-struct Server {
-    base: String,
-    replies: Arc<Mutex<VecDeque<Reply>>>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-}
-
-impl Server {
-    async fn with(replies: impl IntoIterator<Item = Reply>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}/base", listener.local_addr().unwrap());
-        let server = Self { base, replies: Arc::new(Mutex::new(replies.into_iter().collect())), seen: Arc::default() };
-        let (replies, seen) = (Arc::clone(&server.replies), Arc::clone(&server.seen));
-        tokio::spawn(async move {
-            loop {
-                let (mut socket, _) = listener.accept().await.unwrap();
-                let request = request(&mut socket).await;
-                seen.lock().unwrap().push(request);
-                let reply = replies.lock().unwrap().pop_front().unwrap_or(Reply::Whole(418, "", "no more replies".into()));
-                let text = match reply {
-                    Reply::Lost => continue,
-                    Reply::Cut => "HTTP/1.1 202 Accepted\r\ncontent-length: 1000\r\n\r\n{\"half\":".into(),
-                    Reply::Whole(status, headers, body) => {
-                        format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
-                    }
-                };
-                socket.write_all(text.as_bytes()).await.unwrap();
-            }
-        });
-        server
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-async fn request(socket: &mut TcpStream) -> Seen {
-    let mut bytes = Vec::new();
-    let head = loop {
-        let mut some = [0; 4096];
-        let n = socket.read(&mut some).await.unwrap();
-        bytes.extend_from_slice(&some[..n]);
-        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
-            break end + 4;
-        }
-    };
-    let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
-    let length = text.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(|n| n.parse::<usize>().unwrap()));
-    while bytes.len() < head + length.unwrap_or(0) {
-        let mut some = [0; 4096];
-        let n = socket.read(&mut some).await.unwrap();
-        bytes.extend_from_slice(&some[..n]);
-    }
-    let mut words = text.split_whitespace();
-    let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
-    Seen { method, target, head: text.to_lowercase(), body: serde_json::from_slice(&bytes[head..]).unwrap_or_default() }
-}
-
-type Labels<'a> = &'a [(String, String)];
-
-/// One cloud's shapes.
-struct Kind {
-    name: &'static str,
-    make: fn(Option<&str>) -> Result<Arc<dyn Cloud>, Error>,
-    id: fn(u32) -> String,
-    vm: fn(u32, &str, Labels<'_>) -> Value,
-    page: fn(Vec<Value>, usize, bool) -> Value,
-    made: fn(Value) -> Value,
-    starting: &'static str,
-    running: &'static str,
-    /// Start of the path of everything.
-    path: &'static str,
-    /// In the query of a list, of its second page, of a look for a nonce.
-    queries: [&'static str; 3],
-    /// Where the script is in an order, and whether in base64.
-    user_data: (&'static str, bool),
-    /// Where the marks are in an order.
-    mark: &'static str,
-}
-
-fn flat_tags(labels: Labels<'_>) -> Vec<String> {
-    labels.iter().map(|(mark, value)| format!("{mark}:{value}")).collect()
-}
-
-fn map(labels: Labels<'_>) -> Value {
-    labels.iter().map(|(mark, value)| (mark.clone(), json!(value))).collect::<serde_json::Map<_, _>>().into()
-}
-
-fn token() -> SecretString {
-    TOKEN.into()
-}
-
-const DIGITALOCEAN: Kind = Kind {
-    name: "digitalocean",
-    make: |base| {
-        let place = digitalocean::Place { region: "lon1".into(), size: "s-1vcpu-1gb".into(), image: "ubuntu-24-04-x64".into() };
-        Ok(Arc::new(digitalocean::DigitalOcean::new(http::client()?, base, token(), place)?))
-    },
-    id: |n| n.to_string(),
-    vm: |n, state, labels| {
-        json!({
-            "id": n, "name": "x", "status": state, "tags": flat_tags(labels), "created_at": "2024-01-01T00:00:00Z",
-            "networks": {"v4": [
-                {"ip_address": "10.0.0.2", "netmask": "255.255.0.0", "gateway": "10.0.0.1", "type": "private"},
-                {"ip_address": format!("192.0.2.{n}"), "netmask": "255.255.255.0", "gateway": "192.0.2.1", "type": "public"}
-            ], "v6": []}, "features": ["droplet_agent"], "size_slug": "s-1vcpu-1gb"
-        })
-    },
-    page: |droplets, total, more| {
-        let next = more.then(|| json!({"pages": {"next": "https://elsewhere.example/v2/droplets?page=2&per_page=200", "last": "x"}}));
-        json!({"droplets": droplets, "links": next.unwrap_or_else(|| json!({})), "meta": {"total": total}})
-    },
-    made: |droplet| json!({"droplet": droplet, "links": {"actions": [{"id": 7, "rel": "create", "href": "x"}]}}),
-    starting: "new",
-    running: "active",
-    path: "/base/droplets",
-    queries: ["tag_name=aether-pool%3A6f0c3a52", "&page=2", "tag_name=aether-nonce%3An0nce1"],
-    user_data: ("/user_data", false),
-    mark: "/tags",
-};
-
-const HETZNER: Kind = Kind {
-    name: "hetzner",
-    make: |base| {
-        let place = hetzner::Place { location: "fsn1".into(), server_type: "cx23".into(), image: "ubuntu-24.04".into() };
-        Ok(Arc::new(hetzner::Hetzner::new(http::client()?, base, token(), place)?))
-    },
-    id: |n| n.to_string(),
-    vm: |n, state, labels| {
-        json!({
-            "id": n, "name": "x", "status": state, "labels": map(labels), "created": "2024-01-01T00:00:00+00:00",
-            "public_net": {"ipv4": {"id": 4, "ip": format!("192.0.2.{n}"), "blocked": false}, "ipv6": null, "floating_ips": []}
-        })
-    },
-    page: |servers, total, more| {
-        let (next, last) = if more { (json!(2), 2) } else { (Value::Null, 1) };
-        let pagination =
-            json!({"page": 1, "per_page": 50, "previous_page": null, "next_page": next, "last_page": last, "total_entries": total});
-        json!({"servers": servers, "meta": {"pagination": pagination}})
-    },
-    made: |server| json!({"server": server, "action": {"id": 1, "status": "running"}, "next_actions": [], "root_password": PASSWORD}),
-    starting: "initializing",
-    running: "running",
-    path: "/base/servers",
-    queries: ["label_selector=aether-pool%3D%3D6f0c3a52", "&page=2", "%2Caether-nonce%3D%3Dn0nce1"],
-    user_data: ("/user_data", false),
-    mark: "/labels",
-};
-
-const VULTR: Kind = Kind {
-    name: "vultr",
-    make: |base| {
-        let place = vultr::Place { region: "ewr".into(), plan: "vc2-1c-1gb".into(), os_id: 2284 };
-        Ok(Arc::new(vultr::Vultr::new(http::client()?, base, token(), place)?))
-    },
-    id: |n| format!("4f0f12e5-1f84-404f-aa84-{n:012}"),
-    vm: |n, state, labels| {
-        let (power, server) = if state == "active" { ("running", "ok") } else { ("running", "none") };
-        json!({
-            "id": format!("4f0f12e5-1f84-404f-aa84-{n:012}"), "status": state, "power_status": power, "server_status": server,
-            "main_ip": format!("192.0.2.{n}"), "date_created": "2024-01-01T00:00:00+00:00", "tags": flat_tags(labels), "tag": "",
-        })
-    },
-    page: |instances, total, more| {
-        let next = if more { "bmV4dF9fMg==" } else { "" };
-        json!({"instances": instances, "meta": {"total": total, "links": {"next": next, "prev": ""}}})
-    },
-    made: |mut instance| {
-        instance["default_password"] = json!(PASSWORD);
-        instance["main_ip"] = json!("0.0.0.0");
-        json!({"instance": instance})
-    },
-    starting: "pending",
-    running: "active",
-    path: "/base/instances",
-    queries: ["tag=aether-pool%3A6f0c3a52", "&cursor=bmV4dF9fMg%3D%3D", "tag=aether-nonce%3An0nce1"],
-    user_data: ("/user_data", true),
-    mark: "/tags",
-};
-
-const CLOUDS: [Kind; 3] = [DIGITALOCEAN, HETZNER, VULTR];
-
-fn kind(name: &str) -> Kind {
-    CLOUDS.into_iter().find(|kind| kind.name == name).unwrap()
-}
-
-impl Kind {
-    fn cloud(&self, server: &Server) -> Arc<dyn Cloud> {
-        (self.make)(Some(&server.base)).unwrap()
-    }
-
-    /// The `n`th VM with the marks of slot `n`.
-    fn ours(&self, n: u32, state: &str) -> Value {
-        (self.vm)(n, state, &labels(&marks(n)))
-    }
-
-    fn read(&self, n: u32, phase: Phase) -> Vm {
-        let address = format!("192.0.2.{n}").parse().ok();
-        Vm { id: (self.id)(n), marks: marks(n), phase, address }
-    }
-}
-
-fn marks(slot: u32) -> Marks {
-    let born = DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
-    Marks { pool: UID.into(), slot, epoch: 2, nonce: format!("n0nce{slot}"), template: "ab12".into(), born }
-}
-
-fn labels(marks: &Marks) -> Vec<(String, String)> {
-    marks::write(marks).unwrap().into_iter().map(|(mark, value)| (mark.to_owned(), value)).collect()
-}
-
-fn order() -> Order {
-    Order { name: "pool-6f0c3a52-1-2".into(), marks: marks(1), user_data: format!("#!/bin/sh\necho 'BasicAuth me {PASSWORD}'\n") }
-}
 
 #[tokio::test]
 async fn a_list_is_every_page_and_every_vm_of_the_pool() {
@@ -291,7 +46,7 @@ async fn half_a_list_is_no_list() {
             assert_eq!(kind.cloud(&server).list(UID).await.unwrap_err().class, Class::Transient, "{}", kind.name);
         }
         // One that points at itself ends.
-        let server = Server::with(vec![first; 2000]).await;
+        let server = Server::with(vec![first; 3]).await;
         assert_eq!(kind.cloud(&server).list(UID).await.unwrap_err().class, Class::Transient, "{}", kind.name);
     }
 }
@@ -419,6 +174,12 @@ async fn what_is_gone_is_deleted() {
     r#"{"error":{"code":"rate_limit_exceeded","message":"limit of 3600 requests per hour reached"}}"#,
     Class::Throttled(None)
 )]
+#[case("gcp", 401, r#"{"error":{"code":401,"message":"Invalid Credentials","errors":[{"reason":"authError"}]}}"#, Class::Auth)]
+#[case("gcp", 403, r#"{"error":{"code":403,"message":"Required permission","errors":[{"reason":"forbidden"}]}}"#, Class::Auth)]
+#[case("gcp", 403, r#"{"error":{"code":403,"message":"Rate","errors":[{"reason":"rateLimitExceeded"}]}}"#, Class::Throttled(None))]
+#[case("gcp", 403, r#"{"error":{"code":403,"message":"Quota 'CPUS' exceeded.","errors":[{"reason":"quotaExceeded"}]}}"#, Class::Quota)]
+#[case("gcp", 400, r#"{"error":{"code":400,"message":"not ready","errors":[{"reason":"resourceNotReady"}]}}"#, Class::Transient)]
+#[case("gcp", 503, r#"{"error":{"code":503,"message":"Backend","errors":[{"reason":"backendError"}]}}"#, Class::Unknown)]
 #[case("vultr", 401, r#"{"error":"Invalid API token.","status":401}"#, Class::Auth)]
 #[case(
     "vultr",
@@ -445,26 +206,78 @@ async fn a_locked_instance_is_deleted_later() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_by_the_same_slot_is_its_server() {
-    let taken = json_of(409, &json!({"error": {"code": "uniqueness_error", "message": "server name is already used"}}));
-    let page = |servers: Vec<Value>| json_of(200, &(HETZNER.page)(servers.clone(), servers.len(), false));
-    let earlier = labels(&Marks { nonce: "earlier".into(), ..marks(1) });
-    let strangers = [("team".to_owned(), "search".to_owned())];
-    let server = Server::with([
-        taken.clone(),
-        page(vec![(HETZNER.vm)(1, "running", &earlier)]),
-        taken.clone(),
-        page(vec![(HETZNER.vm)(1, "running", &strangers)]),
-        taken,
-        Reply::Lost,
-    ])
-    .await;
-    let cloud = HETZNER.cloud(&server);
-    let adopted = cloud.create(&order()).await.unwrap();
-    assert_eq!((&*adopted.id, &*adopted.marks.nonce), ("1", "earlier"));
-    assert!(server.seen()[1].target.contains("name=pool-6f0c3a52-1-2"));
-    assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Invalid);
-    assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Transient);
+async fn a_name_that_is_taken_by_the_same_slot_is_its_vm() {
+    let hetzners = json!({"error": {"code": "uniqueness_error", "message": "server name is already used"}});
+    let googles = json!({"error": {"code": 409, "message": "already exists", "errors": [{"reason": "alreadyExists"}]}});
+    for (kind, taken) in [(HETZNER, hetzners), (GCP, googles)] {
+        let taken = json_of(409, &taken);
+        let page = |labels: Labels<'_>| json_of(200, &(kind.page)(vec![(kind.vm)(1, kind.running, labels)], 1, false));
+        let earlier = labels(&Marks { nonce: "earlier".into(), ..marks(1) });
+        let strangers = [("team".to_owned(), "search".to_owned())];
+        let server = Server::with([taken.clone(), page(&earlier), taken.clone(), page(&strangers), taken, Reply::Lost]).await;
+        let cloud = kind.cloud(&server);
+        let adopted = cloud.create(&order()).await.unwrap();
+        assert_eq!((&*adopted.id, &*adopted.marks.nonce), ("1", "earlier"));
+        let look = server.seen().remove(1).target;
+        assert!(look.contains("name=pool-6f0c3a52-1-2") || look.contains("name%3Dpool-6f0c3a52-1-2"), "{look}");
+        assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Invalid);
+        assert_eq!(cloud.create(&order()).await.unwrap_err().class, Class::Transient);
+    }
+}
+
+fn operation(status: &str, code: Option<&str>) -> Value {
+    let mut operation = json!({"kind": "compute#operation", "name": "op-1", "status": status, "targetId": "1"});
+    if let Some(code) = code {
+        operation["error"] = json!({"errors": [{"code": code, "message": format!("no {PASSWORD}")}]});
+        operation["httpErrorStatusCode"] = json!(503);
+    }
+    operation
+}
+
+#[rstest]
+#[case("ZONE_RESOURCE_POOL_EXHAUSTED", Class::Capacity)]
+#[case("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", Class::Capacity)]
+#[case("QUOTA_EXCEEDED", Class::Quota)]
+#[case("INTERNAL_ERROR", Class::Transient)]
+#[tokio::test]
+async fn an_operations_error_comes_late(#[case] code: &str, #[case] class: Class) {
+    let end = json_of(200, &operation("DONE", Some(code)));
+    let none = json_of(200, &(GCP.page)(vec![], 0, false));
+    let failed = json_of(200, &json!({"kind": "compute#operationList", "items": [operation("DONE", Some(code))]}));
+    let server = Server::with([json_of(200, &operation("RUNNING", None)), end, none, failed]).await;
+    let cloud = GCP.cloud(&server);
+    // While it is waited for, or later, when the instance is looked for.
+    let (at_once, late) = (cloud.create(&order()).await.unwrap_err(), cloud.find(&marks(1)).await.unwrap_err());
+    assert_eq!((at_once.class, late.class), (class, class));
+    assert!(!format!("{at_once:?}{late:?}").contains(PASSWORD));
+    let seen = server.seen();
+    assert_eq!((&*seen[1].method, &*seen[1].target), ("POST", "/base/projects/p/zones/z/operations/op-1/wait"));
+    let (_, id) = seen[0].target.split_once("requestId=").unwrap();
+    assert!(seen[3].target.contains(&format!("clientOperationId%3D{id}")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_order_that_is_taken_is_taken_whatever_becomes_of_the_waiting() {
+    for reply in [Reply::Lost, json_of(500, &json!({})), json_of(200, &operation("RUNNING", None))] {
+        let server = Server::with([json_of(200, &operation("PENDING", None)), reply]).await;
+        assert_eq!(GCP.cloud(&server).create(&order()).await.unwrap().phase, Phase::Starting);
+    }
+}
+
+#[tokio::test]
+async fn the_same_attempt_is_the_same_request_and_another_is_another() {
+    let done = json_of(200, &operation("DONE", None));
+    let server = Server::with(vec![done; 3]).await;
+    let cloud = GCP.cloud(&server);
+    let another = Order { marks: Marks { nonce: "another".into(), ..marks(1) }, ..order() };
+    for order in [order(), order(), another] {
+        cloud.create(&order).await.unwrap();
+    }
+    let ids: Vec<_> = server.seen().into_iter().map(|seen| seen.target.split_once("requestId=").unwrap().1.to_owned()).collect();
+    assert!(ids[0] == ids[1] && ids[0] != ids[2], "{ids:?}");
+    let uuid = regex::Regex::new("^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$").unwrap();
+    assert!(uuid.is_match(&ids[0]), "{ids:?}");
+    assert_eq!(server.seen()[0].body["scheduling"]["provisioningModel"], "SPOT");
 }
 
 #[rstest]
@@ -480,6 +293,11 @@ async fn a_name_that_is_taken_by_the_same_slot_is_its_server() {
 #[case("hetzner", "off", Phase::Stopped)]
 #[case("hetzner", "deleting", Phase::Deleting)]
 #[case("hetzner", "unknown", Phase::Running)]
+#[case("gcp", "STAGING", Phase::Starting)]
+#[case("gcp", "RUNNING", Phase::Running)]
+#[case("gcp", "REPAIRING", Phase::Running)]
+#[case("gcp", "STOPPING", Phase::Stopped)]
+#[case("gcp", "TERMINATED", Phase::Stopped)]
 #[case("vultr", "pending", Phase::Starting)]
 #[case("vultr", "active", Phase::Running)]
 #[case("vultr", "suspended", Phase::Stopped)]

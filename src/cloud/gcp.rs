@@ -10,20 +10,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::Client;
 use reqwest::header::HeaderMap;
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::answer::{self, Dialect, Reset, Rule, Verb};
-use super::http::{Api, Credential, Page, Tokens, fits_user_data, named};
+use super::http::{Api, Credential, Page, fits_user_data, named};
 use super::limiter::Budget;
 use super::marks::{self, NONCE, POOL};
 use super::{Capabilities, Class, Cloud, Error, Marks, Order, Phase, Rate, Vm, address, time};
@@ -37,9 +34,6 @@ pub const BUDGET: Budget = Budget { burst: 100.0, per_second: 10.0, page: 500 };
 pub const NETWORK_TAG: &str = "aether-proxy";
 const USER_DATA: usize = 256 << 10;
 const PER_PAGE: &str = "500";
-const SCOPE: &str = "https://www.googleapis.com/auth/compute";
-/// For a token, which is cached for most of an hour.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How it says things at once.
 pub const DIALECT: Dialect = Dialect {
@@ -149,9 +143,9 @@ impl Gcp {
         Ok(found.into_iter().find(|vm| (vm.marks.slot, vm.marks.epoch) == (order.marks.slot, order.marks.epoch)))
     }
 
-    async fn insert(&self, order: &Order) -> Result<Vm, Error> {
+    async fn insert(&self, order: &Order, body: &Value) -> Result<Vm, Error> {
         let query = [("requestId", &*request_id(&order.marks))];
-        let begun: Operation = self.api.post(&self.path(&["instances"]), &query, &self.body(order)?, &[&order.user_data]).await?;
+        let begun: Operation = self.api.post(&self.path(&["instances"]), &query, body, &[&order.user_data]).await?;
         let id = begun.target_id.clone().unwrap_or_default();
         let end = if begun.status == "DONE" { begun } else { self.wait(begun).await };
         match end.failure(&[&order.user_data]) {
@@ -194,7 +188,8 @@ impl Cloud for Gcp {
 
     fn create<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<Vm, Error>> {
         async {
-            match self.insert(order).await {
+            let body = self.body(order)?;
+            match self.insert(order, &body).await {
                 // Perhaps for its name, and that by our own earlier attempt.
                 Err(error) if error.class == Class::Invalid => self.namesake(order).await?.ok_or(error),
                 answer => answer,
@@ -233,39 +228,6 @@ fn request_id(marks: &Marks) -> String {
         let _ = write!(uuid, "{dash}{byte:02x}");
     }
     uuid
-}
-
-/// Tokens of a service account's key, or of the machine this runs on.
-pub struct Google(Arc<dyn gcp_auth::TokenProvider>);
-
-impl Google {
-    /// From a service account's key, the JSON that Google makes.
-    pub fn of_key(key: &str) -> Result<Credential, Error> {
-        // The reader's own message may quote the key.
-        let wrong = |_| Error { class: Class::Auth, message: "the key is not that of a service account".into() };
-        let account = gcp_auth::CustomServiceAccount::from_json(key).map_err(wrong)?;
-        Ok(Credential::Tokens(Arc::new(Self(Arc::new(account)))))
-    }
-
-    /// From the environment: workload identity, or what the libraries of Google look for.
-    pub async fn of_environment() -> Result<Credential, Error> {
-        let none = |_| Error { class: Class::Auth, message: "no credentials of Google are in the environment".into() };
-        Ok(Credential::Tokens(Arc::new(Self(gcp_auth::provider().await.map_err(none)?))))
-    }
-}
-
-impl Tokens for Google {
-    fn token(&self) -> BoxFuture<'_, Result<SecretString, Error>> {
-        async {
-            let error = |class, message: &str| Error { class, message: message.into() };
-            match tokio::time::timeout(TOKEN_TIMEOUT, self.0.token(&[SCOPE])).await {
-                Ok(Ok(token)) => Ok(token.as_str().into()),
-                Ok(Err(gcp_auth::Error::Str(_) | gcp_auth::Error::Json(..))) => Err(error(Class::Auth, "Google gives no token for that key")),
-                Ok(Err(_)) | Err(_) => Err(error(Class::Transient, "Google's tokens cannot be reached")),
-            }
-        }
-        .boxed()
-    }
 }
 
 #[derive(Deserialize)]
@@ -359,7 +321,3 @@ impl Instance {
         Some(Vm { id: self.id, marks, phase, address: public.and_then(address) })
     }
 }
-
-#[cfg(test)]
-#[path = "gcp_tests.rs"]
-mod tests;

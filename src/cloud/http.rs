@@ -170,14 +170,17 @@ impl Api {
     ) -> Result<Vec<T>, Error> {
         let mut items = Vec::new();
         let mut ids = HashSet::new();
+        let mut pages = HashSet::new();
         let mut next: Option<String> = None;
-        for _ in 0..MOST_PAGES {
+        // A page that points back ends this as well as one that is missing.
+        while pages.len() < MOST_PAGES {
             let at = next.as_deref().map(|page| (paging, page));
             let whole: Vec<_> = query.iter().copied().chain(at).collect();
             let page = read(self.get(path, &whole).await?);
             items.extend(page.items.into_iter().filter(|item| ids.insert(id(item))));
             match page.next.filter(|page| !page.is_empty()) {
-                Some(page) => next = Some(page),
+                Some(page) if pages.insert(page.clone()) => next = Some(page),
+                Some(_) => break,
                 None if page.total.is_none_or(|total| total == items.len()) => return Ok(items),
                 None => break,
             }

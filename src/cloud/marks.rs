@@ -154,7 +154,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn flat_tags_are_read_as_they_were_written(slot in 0..u32::MAX, epoch: u32, nonce in "[a-z0-9][a-z0-9_-]{0,30}[a-z0-9]", at in 0_i64..4_000_000_000_000) {
+        fn flat_tags_are_read_as_they_were_written(
+            slot in 0..u32::MAX,
+            epoch: u32,
+            nonce in "[a-z0-9][a-z0-9_-]{0,30}[a-z0-9]",
+            at in 0_i64..4_000_000_000_000,
+        ) {
             let marks = Marks { slot, epoch, nonce, born: DateTime::from_timestamp_millis(at).unwrap(), ..marks() };
             let tags: Vec<_> = write(&marks).unwrap().iter().map(|(m, v)| flat(m, v)).collect();
             prop_assert_eq!(read(UID, tags.iter().filter_map(|tag| unflat(tag)), None), Some(marks));

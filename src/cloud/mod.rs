@@ -11,11 +11,15 @@ use futures::future::BoxFuture;
 
 use crate::api::Time;
 
+pub mod account;
 pub mod answer;
 pub mod digitalocean;
 pub mod error;
+pub mod gcp;
+pub mod google;
 pub mod hetzner;
 pub mod http;
+pub mod kubernetes;
 pub mod limiter;
 pub mod marks;
 pub mod vultr;
@@ -127,6 +131,11 @@ fn address(text: &str) -> Option<IpAddr> {
 fn time(text: Option<&str>) -> Option<Time> {
     DateTime::parse_from_rfc3339(text?).ok().map(|at| at.to_utc())
 }
+
+#[cfg(test)]
+mod kinds;
+#[cfg(test)]
+mod scripted;
 
 #[cfg(test)]
 #[path = "cloud_tests.rs"]

@@ -276,6 +276,19 @@ systemctl restart tinyproxy
     )
 }
 
+/// The script of a proxy that is a pod, whose image has tinyproxy. What a pod may reach is for a NetworkPolicy to say.
+pub fn pod_script(proxy: &Proxy) -> String {
+    let tinyproxy = tinyproxy_conf(proxy, Seat::At(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    format!(
+        r"set -eu
+umask 077
+cat >/tmp/tinyproxy.conf <<'AETHER_END'
+{tinyproxy}AETHER_END
+exec tinyproxy -d -c /tmp/tinyproxy.conf
+"
+    )
+}
+
 #[cfg(test)]
 #[path = "bootstrap_tests.rs"]
 mod tests;

@@ -99,6 +99,8 @@ fn is_shell(script: &str) -> bool {
 #[test]
 fn the_script_is_one() {
     assert!(is_shell(&user_data(&guide())));
+    assert!(is_shell(&pod_script(&guide())));
+    assert!(pod_script(&guide()).contains("\nListen 0.0.0.0\nPort 8899\n"));
     assert!(!is_shell("if true; then"), "the check itself works");
     assert!(user_data(&guide()).len() < 16 << 10, "the strictest cloud takes 16 KB");
 }

@@ -117,8 +117,8 @@ pub async fn probe(proxy: SocketAddr, how: &Probing) -> Finding {
         let answer = ask(proxy, &target.request(login), how.timeout).await;
         answer.is_ok_and(|answer| matches!(answer.status, 200..=399))
     };
-    let reached = stream::iter(&how.targets).then(reaches).filter(|reached| std::future::ready(*reached)).count().await;
-    if reached * 2 > how.targets.len() { own } else { Finding::NoEgress { reached } }
+    let count = stream::iter(&how.targets).then(reaches).filter(|reached| std::future::ready(*reached)).count().await;
+    if count * 2 > how.targets.len() { own } else { Finding::NoEgress { reached: count } }
 }
 
 /// Whether a target can be reached without any proxy: if it cannot, no proxy is to blame (rule I9).

@@ -9,7 +9,7 @@ use crate::api::conditions::{
 };
 use crate::api::proxy_pool::{InFlight, Op, ProviderStatus, RollingConfig, Step};
 use crate::api::{ProxyPoolStatus, Time, duration};
-use crate::cloud::Class;
+use crate::cloud::{Class, marks};
 use crate::rollout::model::count;
 use crate::rollout::wish::SpecError;
 
@@ -55,7 +55,7 @@ pub fn say(turn: &Turn<'_>) -> ProxyPoolStatus {
         batch_size: number(wish.rolling.batch_size),
     });
     said.effective_min_available = Some(number(turn.budget.floor));
-    said.selector = Some(format!("aether.dev/pool-uid={}", obs.meta.uid));
+    said.selector = Some(format!("{}={}", marks::POOL, obs.meta.uid));
     said.duplicates_removed += number(turn.duplicates);
     said.epoch = turn.epoch();
     said.in_flight.clone_from(&turn.flights);
