@@ -113,12 +113,12 @@ pub async fn probe(proxy: SocketAddr, how: &Probing) -> Finding {
     if how.targets.is_empty() || !matches!(own, Finding::Alive { .. }) {
         return own;
     }
-    let reaches = async |target: &Target| {
+    let mut reached = 0;
+    for target in &how.targets {
         let answer = ask(proxy, &target.request(login), how.timeout).await;
-        answer.is_ok_and(|answer| matches!(answer.status, 200..=399))
-    };
-    let count = stream::iter(&how.targets).then(reaches).filter(|reached| std::future::ready(*reached)).count().await;
-    if count * 2 > how.targets.len() { own } else { Finding::NoEgress { reached: count } }
+        reached += usize::from(answer.is_ok_and(|answer| matches!(answer.status, 200..=399)));
+    }
+    if reached * 2 > how.targets.len() { own } else { Finding::NoEgress { reached } }
 }
 
 /// Whether a target can be reached without any proxy: if it cannot, no proxy is to blame (rule I9).
