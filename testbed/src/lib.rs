@@ -29,6 +29,7 @@ pub mod bed;
 pub mod bench;
 pub mod binaries;
 pub mod demo;
+pub mod fake_cloud;
 pub mod fake_gateway;
 pub mod gateway;
 pub mod kubelet;
