@@ -41,4 +41,5 @@ pub mod pki;
 pub mod process;
 mod received;
 pub mod rig;
+pub mod strangers;
 pub mod watching;

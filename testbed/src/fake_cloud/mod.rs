@@ -15,6 +15,7 @@
 //! boot and death, with the address, which is one of the caller's own, so that a real proxy can be there.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -104,6 +105,18 @@ impl Dialect {
     /// How long a VM that is gone is still listed, as such.
     fn remembers(self) -> Duration {
         if self == Self::Ec2 { Duration::from_hours(1) } else { Duration::ZERO }
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.pad(match self {
+            Self::DigitalOcean => "DigitalOcean",
+            Self::Hetzner => "Hetzner",
+            Self::Vultr => "Vultr",
+            Self::Gce => "Compute Engine",
+            Self::Ec2 => "EC2",
+        })
     }
 }
 
