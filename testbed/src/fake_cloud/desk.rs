@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use chrono::{SubsecRound, Utc};
+use chrono::{SubsecRound, TimeDelta, Utc};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
@@ -111,24 +112,26 @@ impl Cloud {
             };
             let (allowed, budget) = state.spend(dialect, account, call, now);
             let effect = if allowed.is_ok() { state.strike(dialect, account, call) } else { None };
-            let (refusal, fails) = match &effect {
-                Some(Effect::Refuse(refusal)) => (Some(refusal.clone()), None),
-                Some(Effect::LoseRequest) => (Some(Refusal::Unavailable), None),
-                Some(Effect::FailLater(refusal)) => (None, Some(refusal)),
-                Some(Effect::LoseReply | Effect::Delay(_)) | None => (allowed.err(), None),
+            let refusal = match &effect {
+                Some(Effect::Refuse(refusal)) => Some(refusal.clone()),
+                // Whatever it says: nobody will get it.
+                Some(Effect::LoseRequest) => Some(Refusal::Unavailable),
+                _ => allowed.err(),
             };
-            let mut desk = Desk { state, dialect, account, now, fails };
+            let mut desk = Desk { state, dialect, account, now, effect: effect.as_ref() };
             let done = refusal.map_or_else(|| act(&mut desk), Err);
+            let throttled = if let Err(Refusal::Throttled(seconds)) = &done { Some(*seconds) } else { None };
             let mut response = done.unwrap_or_else(|refusal| dialect.refuse(&refusal));
             if let Some(budget) = budget {
-                dialect.tell_budget(response.headers_mut(), budget);
+                let throttled = throttled.map(|seconds| now + TimeDelta::seconds(seconds.into()));
+                dialect.tell_budget(response.headers_mut(), Budget { throttled, ..budget });
             }
             (response, effect)
         });
         match effect {
             Some(Effect::LoseReply | Effect::LoseRequest) => drop(response.extensions_mut().insert(Lost)),
             Some(Effect::Delay(delay)) => sleep(delay).await,
-            Some(Effect::Refuse(_) | Effect::FailLater(_)) | None => {}
+            Some(Effect::Refuse(_) | Effect::FailLater(_) | Effect::Stale(_)) | None => {}
         }
         response
     }
@@ -149,17 +152,19 @@ pub(super) struct Desk<'a> {
     dialect: Dialect,
     pub account: &'a str,
     pub now: Time,
-    fails: Option<&'a Refusal>,
+    effect: Option<&'a Effect>,
 }
 
 impl Desk<'_> {
     pub fn create(&mut self, orders: Vec<Order>) -> Result<Vec<Vm>, Refusal> {
-        self.state.create(self.dialect, self.account, orders, self.fails, self.now)
+        let fails = if let Some(Effect::FailLater(refusal)) = self.effect { Some(refusal) } else { None };
+        self.state.create(self.dialect, self.account, orders, fails, self.now)
     }
 
     /// The VMs of a list and the time that it is of.
     pub fn list(&self) -> (Vec<&Vm>, Time) {
-        self.state.list(self.dialect, self.account, self.now)
+        let late = if let Some(Effect::Stale(late)) = self.effect { *late } else { Duration::ZERO };
+        self.state.list(self.dialect, self.account, self.now - late)
     }
 
     pub fn find(&self, id: u64) -> Result<&Vm, Refusal> {

@@ -236,4 +236,8 @@ pub(super) fn tell_budget(headers: &mut HeaderMap, budget: Budget) {
     headers.insert("ratelimit-limit", HeaderValue::from(budget.limit));
     headers.insert("ratelimit-remaining", HeaderValue::from(budget.remaining));
     headers.insert("ratelimit-reset", HeaderValue::from(budget.reset.timestamp()));
+    // Only those who are too fast are told how long to wait. Who has used up the hour has to read the reset.
+    if budget.remaining == 0 {
+        headers.remove("retry-after");
+    }
 }

@@ -256,7 +256,8 @@ pub(super) fn refuse(refusal: &Refusal) -> Response {
 }
 
 pub(super) fn tell_budget(headers: &mut HeaderMap, budget: Budget) {
+    let (remaining, reset) = budget.throttled.map_or((budget.remaining, budget.reset), |until| (0, until));
     headers.insert("ratelimit-limit", HeaderValue::from(budget.limit));
-    headers.insert("ratelimit-remaining", HeaderValue::from(budget.remaining));
-    headers.insert("ratelimit-reset", HeaderValue::from(budget.reset.timestamp()));
+    headers.insert("ratelimit-remaining", HeaderValue::from(remaining));
+    headers.insert("ratelimit-reset", HeaderValue::from(reset.timestamp()));
 }

@@ -128,6 +128,8 @@ pub enum Effect {
     LoseRequest,
     /// It is done, and the connection ends without a reply.
     LoseReply,
+    /// A list shows what was that long ago, besides [`Knobs::list_lag`].
+    Stale(#[serde(with = "seconds")] Duration),
     /// It is done, and the reply takes that long.
     Delay(#[serde(with = "seconds")] Duration),
 }

@@ -42,6 +42,8 @@ pub(super) struct Budget {
     pub remaining: u32,
     /// When the next one comes back, or for [`Shape::Refilling`] when all are.
     pub reset: Time,
+    /// The request was refused, and another one will be until then.
+    pub throttled: Option<Time>,
 }
 
 impl Dialect {
@@ -83,7 +85,8 @@ impl Meter {
         }
         let spent = u32::try_from(self.back.len()).unwrap_or(u32::MAX);
         let reset = if self.limit.shape == Shape::Refilling { self.back.back() } else { self.back.front() };
-        Budget { limit: self.limit.requests, remaining: self.limit.requests.saturating_sub(spent), reset: reset.copied().unwrap_or(now) }
+        let (limit, reset) = (self.limit.requests, reset.copied().unwrap_or(now));
+        Budget { limit, remaining: limit.saturating_sub(spent), reset, throttled: None }
     }
 
     /// How long until there is one to spend, if there is none.
@@ -133,7 +136,7 @@ mod tests {
         meter.spend(at(0));
         meter.spend(at(4000));
         assert_eq!(meter.wait(at(5000)), Some(Duration::from_secs(5)));
-        assert_eq!(meter.budget(at(9999)), Budget { limit: 2, remaining: 0, reset: at(10_000) });
+        assert_eq!(meter.budget(at(9999)), Budget { limit: 2, remaining: 0, reset: at(10_000), throttled: None });
         assert_eq!(passed(&mut meter, at(10_000)), 1);
         assert_eq!(passed(&mut meter, at(20_000)), 2);
     }
@@ -143,7 +146,7 @@ mod tests {
         let mut meter = meter(5, Shape::Refilling);
         assert_eq!(passed(&mut meter, at(0)), 5);
         assert_eq!(meter.wait(at(500)), Some(Duration::from_millis(1500)));
-        assert_eq!(meter.budget(at(2000)), Budget { limit: 5, remaining: 1, reset: at(10_000) });
+        assert_eq!(meter.budget(at(2000)), Budget { limit: 5, remaining: 1, reset: at(10_000), throttled: None });
         assert_eq!(passed(&mut meter, at(4000)), 2);
         assert_eq!(passed(&mut meter, at(100_000)), 5);
     }
