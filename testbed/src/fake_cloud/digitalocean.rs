@@ -50,9 +50,12 @@ async fn list(State(cloud): State<Cloud>, headers: HeaderMap, uri: Uri) -> Respo
             }
             let (mut vms, as_of) = desk.list();
             vms.retain(|vm| tag_name.as_ref().is_none_or(|tag| vm.order.tags.contains_key(tag)));
-            vms.retain(|vm| name.as_ref().is_none_or(|name| vm.order.name == *name));
+            vms.retain(|vm| name.as_ref().is_none_or(|name| vm.order.name.eq_ignore_ascii_case(name)));
             let (vms, page) = page::numbered(vms, page, per_page, PAGE, desk.state.knobs.page_size)?;
-            let filter = tag_name.map(|tag| format!("&tag_name={tag}")).or(name.map(|name| format!("&name={name}"))).unwrap_or_default();
+            let filter = [("tag_name", tag_name), ("name", name)].into_iter().find_map(|(key, value)| Some((key, value?)));
+            let filter = filter.map_or_else(String::new, |(key, value)| {
+                format!("&{key}={}", form_urlencoded::byte_serialize(value.as_bytes()).collect::<String>())
+            });
             let link = |number| format!("http://{host}/v2/droplets?page={number}&per_page={}{filter}", page.size);
             let mut pages = serde_json::Map::new();
             if page.number > 1 {

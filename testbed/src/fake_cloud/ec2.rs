@@ -32,11 +32,14 @@ pub(super) fn routes() -> Router<Cloud> {
     Router::new().route("/", post(query))
 }
 
+/// What an action does, for a region.
+type Act = fn(&mut Desk, Form, &str) -> Result<Value, Refusal>;
+
 async fn query(State(cloud): State<Cloud>, headers: HeaderMap, body: Bytes) -> Response {
     let form = Form::parse(&body);
     let region = region(&headers);
     let action = form.get("Action").unwrap_or_default().to_owned();
-    let (call, act): (Call, fn(&mut Desk, Form, &str) -> Result<Value, Refusal>) = match action.as_str() {
+    let (call, act): (Call, Act) = match action.as_str() {
         "RunInstances" => (Call::Create, run),
         "DescribeInstances" => (Call::List, describe),
         "TerminateInstances" => (Call::Delete, terminate),

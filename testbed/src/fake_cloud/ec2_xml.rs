@@ -14,16 +14,16 @@ const TYPE: [(&str, &str); 1] = [("content-type", "text/xml;charset=UTF-8")];
 pub(super) fn answer(root: &str, value: &Value) -> Response {
     let mut text = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{root} xmlns=\"{NAMESPACE}\"><requestId>{REQUEST_ID}</requestId>");
     write(value, &mut text);
-    text.push_str(&format!("</{root}>"));
+    text.extend(["</", root, ">"]);
     (TYPE, text).into_response()
 }
 
 /// Members are elements, entries of lists are `item` elements, and what is null is not there.
 fn write(value: &Value, text: &mut String) {
     let mut element = |name: &str, value: &Value| {
-        text.push_str(&format!("<{name}>"));
+        text.extend(["<", name, ">"]);
         write(value, text);
-        text.push_str(&format!("</{name}>"));
+        text.extend(["</", name, ">"]);
     };
     match value {
         Value::Object(members) => members.iter().filter(|(_, value)| !value.is_null()).for_each(|(name, value)| element(name, value)),

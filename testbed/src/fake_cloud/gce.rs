@@ -53,8 +53,13 @@ struct Asked {
     _old_alt: Option<String>,
 }
 
-/// One page of the project's instances, and the token of the next.
-fn page_of(desk: &Desk, uri: &Uri, zone: Option<&str>) -> Result<(Vec<(String, Value)>, Option<String>), Refusal> {
+/// One page of the project's instances, each with its zone, and the token of the next page.
+struct Found {
+    instances: Vec<(String, Value)>,
+    next: Option<String>,
+}
+
+fn find(desk: &Desk, uri: &Uri, zone: Option<&str>) -> Result<Found, Refusal> {
     let Asked { filter, max_results, page_token, .. } = page::query(uri)?;
     let size = max_results.unwrap_or(LARGEST_PAGE);
     if size > LARGEST_PAGE {
@@ -65,32 +70,33 @@ fn page_of(desk: &Desk, uri: &Uri, zone: Option<&str>) -> Result<(Vec<(String, V
     vms.retain(|vm| zone.is_none_or(|zone| vm.order.place == zone) && filter.selects(vm, status(vm, as_of)));
     let token = page_token.as_deref().filter(|token| !token.is_empty());
     let (vms, next) = page::after(vms, token, size, desk.state.knobs.page_size)?;
-    Ok((vms.into_iter().map(|vm| (vm.order.place.clone(), instance(desk, vm, as_of))).collect(), next))
+    let instances = vms.into_iter().map(|vm| (vm.order.place.clone(), instance(desk, vm, as_of))).collect();
+    Ok(Found { instances, next })
 }
 
 async fn list(State(cloud): State<Cloud>, headers: HeaderMap, Path((project, zone)): Path<(String, String)>, uri: Uri) -> Response {
     let act = |desk: &mut Desk| {
-        let (items, next) = page_of(desk, &uri, Some(&zone))?;
-        let items: Vec<Value> = items.into_iter().map(|(_, instance)| instance).collect();
-        Ok(answer("instanceList", &format!("projects/{project}/zones/{zone}/instances"), json!(items), next))
+        let Found { instances, next } = find(desk, &uri, Some(&zone))?;
+        let items: Vec<Value> = instances.into_iter().map(|(_, instance)| instance).collect();
+        Ok(answer("instanceList", &format!("projects/{project}/zones/{zone}/instances"), &json!(items), next))
     };
     cloud.answer(DIALECT, Call::List, &headers, Some(&project), act).await
 }
 
 async fn aggregated(State(cloud): State<Cloud>, headers: HeaderMap, Path(project): Path<String>, uri: Uri) -> Response {
     let act = |desk: &mut Desk| {
-        let (items, next) = page_of(desk, &uri, None)?;
+        let Found { instances, next } = find(desk, &uri, None)?;
         let mut zones: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for (zone, instance) in items {
+        for (zone, instance) in instances {
             zones.entry(format!("zones/{zone}")).or_default().push(instance);
         }
         let items: BTreeMap<String, Value> = zones.into_iter().map(|(zone, instances)| (zone, json!({"instances": instances}))).collect();
-        Ok(answer("instanceAggregatedList", &format!("projects/{project}/aggregated/instances"), json!(items), next))
+        Ok(answer("instanceAggregatedList", &format!("projects/{project}/aggregated/instances"), &json!(items), next))
     };
     cloud.answer(DIALECT, Call::List, &headers, Some(&project), act).await
 }
 
-fn answer(kind: &str, id: &str, items: Value, next: Option<String>) -> Response {
+fn answer(kind: &str, id: &str, items: &Value, next: Option<String>) -> Response {
     let mut answer = json!({"kind": format!("compute#{kind}"), "id": id, "items": items, "selfLink": format!("{ROOT}/{id}")});
     if let (Some(answer), Some(next)) = (answer.as_object_mut(), next) {
         answer.insert("nextPageToken".to_owned(), next.into());

@@ -208,7 +208,7 @@ fn server(vm: &Vm, at: Time) -> Value {
         },
         "location": {
             "id": 1, "name": vm.order.place, "description": vm.order.place, "country": "DE", "city": "Falkenstein",
-            "latitude": 50.47612, "longitude": 12.370071, "network_zone": "eu-central",
+            "latitude": 50.476, "longitude": 12.370, "network_zone": "eu-central",
         },
         "image": {
             "id": 1, "type": "system", "status": "available", "name": vm.order.image, "description": vm.order.image,

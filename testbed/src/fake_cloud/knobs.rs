@@ -96,6 +96,7 @@ pub enum Refusal {
 /// Something that goes wrong for some requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[must_use]
 pub struct Fault {
     /// What goes wrong.
     pub effect: Effect,

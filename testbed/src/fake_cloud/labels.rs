@@ -48,23 +48,23 @@ impl FromStr for Selector {
     }
 }
 
-fn requirement(text: &str) -> Option<Requirement> {
+fn requirement(said: &str) -> Option<Requirement> {
     let one = |value: &str| BTreeSet::from([value.trim().to_owned()]);
     let set = |text: &str| -> Option<BTreeSet<String>> {
         Some(text.trim().strip_prefix('(')?.strip_suffix(')')?.split(',').map(|value| value.trim().to_owned()).collect())
     };
-    let (key, test) = if let Some((key, value)) = text.split_once("!=") {
+    let (key, test) = if let Some((key, value)) = said.split_once("!=") {
         (key, Test::NotIn(one(value)))
-    } else if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
+    } else if let Some((key, value)) = said.split_once("==").or_else(|| said.split_once('=')) {
         (key, Test::In(one(value)))
-    } else if let Some((key, values)) = text.split_once(" notin ") {
+    } else if let Some((key, values)) = said.split_once(" notin ") {
         (key, Test::NotIn(set(values)?))
-    } else if let Some((key, values)) = text.split_once(" in ") {
+    } else if let Some((key, values)) = said.split_once(" in ") {
         (key, Test::In(set(values)?))
-    } else if let Some(key) = text.strip_prefix('!') {
+    } else if let Some(key) = said.strip_prefix('!') {
         (key, Test::Missing)
     } else {
-        (text, Test::Exists)
+        (said, Test::Exists)
     };
     let key = key.trim();
     let values = match &test {

@@ -55,7 +55,6 @@ async fn list(State(cloud): State<Cloud>, headers: HeaderMap, uri: Uri) -> Respo
             }
             let cursor = asked.cursor.filter(|cursor| !cursor.is_empty()).map(|cursor| last_of(&cursor)).transpose()?;
             let (mut vms, as_of) = desk.list();
-            let total = vms.len();
             vms.retain(|vm| {
                 let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
                 asked.tag.as_ref().is_none_or(|tag| vm.order.tags.contains_key(tag))
@@ -63,6 +62,7 @@ async fn list(State(cloud): State<Cloud>, headers: HeaderMap, uri: Uri) -> Respo
                     && is(&asked.main_ip, &main_ip(vm, as_of))
                     && is(&asked.region, &vm.order.place)
             });
+            let total = vms.len();
             let (vms, next) = page::after(vms, cursor.as_deref(), size, desk.state.knobs.page_size)?;
             let next = next.map(|last| BASE64.encode(format!("{CURSOR}{last}"))).unwrap_or_default();
             let instances: Vec<Value> = vms.into_iter().map(|vm| instance(vm, as_of)).collect();

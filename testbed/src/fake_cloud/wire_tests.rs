@@ -124,7 +124,7 @@ async fn a_delayed_reply_is_late_to_what_was_done() {
 
 #[tokio::test]
 async fn each_cloud_throttles_in_its_own_way() {
-    let limit = Limit { requests: 1, per: Duration::from_secs(60), shape: Shape::Sliding, call: None };
+    let limit = Limit { requests: 1, per: Duration::from_mins(1), shape: Shape::Sliding, call: None };
     for (dialect, refused, words) in [
         (Dialect::DigitalOcean, 429, "too_many_requests"),
         (Dialect::Hetzner, 429, "rate_limit_exceeded"),
