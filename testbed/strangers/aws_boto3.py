@@ -10,7 +10,7 @@ from control import URL, TOKEN, advance, alive, fault, knobs, refused, truth
 
 
 def client(key=TOKEN, region="eu-west-1"):
-    once = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=10)
+    once = Config(retries={"total_max_attempts": 1}, connect_timeout=60, read_timeout=60)
     return boto3.client(
         "ec2", endpoint_url=URL, region_name=region, aws_access_key_id=key, aws_secret_access_key="whatever", config=once
     )

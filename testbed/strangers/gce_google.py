@@ -28,7 +28,7 @@ def insert(name, request_id=None, **labels):
         network_interfaces=[{"access_configs": [{"name": "External NAT", "type_": "ONE_TO_ONE_NAT"}]}],
         scheduling={"provisioning_model": "SPOT"},
     )
-    return instances.insert({**HERE, "instance_resource": instance, "request_id": request_id}, retry=None, timeout=10)
+    return instances.insert({**HERE, "instance_resource": instance, "request_id": request_id}, retry=None, timeout=60)
 
 
 def get(name):
@@ -41,7 +41,7 @@ operation = insert("proxy-0", slot="0")
 assert not operation.done() and get("proxy-0").status == "PROVISIONING"
 assert get("proxy-0").network_interfaces[0].access_configs[0].nat_i_p == ""
 advance(31)
-operation.result(timeout=10)
+operation.result(timeout=60)
 seen = get("proxy-0")
 assert seen.status == "RUNNING" and seen.network_interfaces[0].access_configs[0].nat_i_p == truth()["vms"][0]["address"]
 assert dict(seen.labels) == {"pool": "p", "slot": "0"} and seen.scheduling.provisioning_model == "SPOT"
@@ -83,7 +83,7 @@ deletion = instances.delete(**HERE, instance="proxy-0")
 advance(0)
 assert get("proxy-3").status == "PROVISIONING"
 advance(21)
-deletion.result(timeout=10)
+deletion.result(timeout=60)
 refused(lambda: get("proxy-0"), exceptions.NotFound)
 refused(lambda: instances.delete(**HERE, instance="proxy-0"), exceptions.NotFound)
 
@@ -100,11 +100,11 @@ knobs(boots_after=5)
 fault({"fail_later": "no_capacity"}, "create")
 late = insert("late")
 advance(6)
-error = refused(lambda: late.result(timeout=10), exceptions.GoogleAPICallError)
+error = refused(lambda: late.result(timeout=60), exceptions.GoogleAPICallError)
 assert late.error_code == 503 and "enough resources" in str(error), error
 knobs(quota=alive())
 late = insert("too-many")
 advance(6)
-refused(lambda: late.result(timeout=10), exceptions.Forbidden)
+refused(lambda: late.result(timeout=60), exceptions.Forbidden)
 codes = [e.code for e in operations.get(**HERE, operation=late.name).error.errors]
 assert codes == ["QUOTA_EXCEEDED"] and "too-many" not in listed("")
