@@ -37,7 +37,7 @@ bench: build ## Measure rollback latency, and what 1,000 finished updates cost, 
 test: build ## Run every test: pure, model, and on a real cluster
 	cargo test --workspace --no-run
 	cargo test -p aether-operator
-	cargo test -p testbed --lib --bins --test bed
+	cargo test -p testbed --lib --bins --test bed --test clouds
 	cargo test -p testbed --doc
 	$(MAKE) --no-print-directory -j2 --output-sync=line under-load with-faults
 

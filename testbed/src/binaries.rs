@@ -54,27 +54,7 @@ impl Binaries {
     /// Makes sure that everything is in the cache, building and fetching what is missing. The first time this takes
     /// minutes; progress goes to stderr. Two callers at once wait for each other.
     pub fn ensure() -> anyhow::Result<Self> {
-        let cache = cache_dir()?;
-        let parts = parts()?;
-        let missing = |parts: &[Part]| parts.iter().any(|part| !cache.join(&part.key).is_dir());
-        if missing(&parts) {
-            fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-            let _lock = lock(&cache)?;
-            // Only the holder of the lock builds, so whatever is half done was left by an interrupted build.
-            for entry in fs::read_dir(&cache)?.flatten() {
-                if entry.file_name().to_string_lossy().starts_with(HALF_DONE) {
-                    fs::remove_dir_all(entry.path())?;
-                }
-            }
-            for part in parts.iter().filter(|part| !cache.join(&part.key).exists()) {
-                let half_done = tempfile::Builder::new().prefix(HALF_DONE).tempdir_in(&cache)?;
-                let out = half_done.path().join("out");
-                fs::create_dir(&out)?;
-                (part.make)(half_done.path(), &out)?;
-                fs::rename(&out, cache.join(&part.key))?;
-            }
-        }
-        let [control_plane, kubectl, traefik, gateway_api] = parts.map(|part| cache.join(part.key));
+        let [control_plane, kubectl, traefik, gateway_api] = ensure(parts()?)?;
         Ok(Self {
             etcd: control_plane.join("etcd"),
             apiserver: control_plane.join("kube-apiserver"),
@@ -91,9 +71,32 @@ impl Binaries {
 const HALF_DONE: &str = ".half-done-";
 
 /// One folder of the cache: its name, which changes with its content, and how to fill it (work folder, result folder).
-struct Part {
-    key: String,
-    make: fn(&Path, &Path) -> anyhow::Result<()>,
+pub(crate) struct Part {
+    pub key: String,
+    pub make: fn(&Path, &Path) -> anyhow::Result<()>,
+}
+
+/// Makes sure that these folders are in the cache, and says where.
+pub(crate) fn ensure<const N: usize>(parts: [Part; N]) -> anyhow::Result<[PathBuf; N]> {
+    let cache = cache_dir()?;
+    if parts.iter().any(|part| !cache.join(&part.key).is_dir()) {
+        fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+        let _lock = lock(&cache)?;
+        // Only the holder of the lock builds, so whatever is half done was left by an interrupted build.
+        for entry in fs::read_dir(&cache)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(HALF_DONE) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        for part in parts.iter().filter(|part| !cache.join(&part.key).exists()) {
+            let half_done = tempfile::Builder::new().prefix(HALF_DONE).tempdir_in(&cache)?;
+            let out = half_done.path().join("out");
+            fs::create_dir(&out)?;
+            (part.make)(half_done.path(), &out)?;
+            fs::rename(&out, cache.join(&part.key))?;
+        }
+    }
+    Ok(parts.map(|part| cache.join(part.key)))
 }
 
 fn parts() -> anyhow::Result<[Part; 4]> {
@@ -165,8 +168,8 @@ fn fetch_gateway_api(work: &Path, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_go() -> anyhow::Result<()> {
-    let needed = format!("go 1.{OLDEST_GO_MINOR} or newer is needed to build the control plane");
+pub(crate) fn check_go() -> anyhow::Result<()> {
+    let needed = format!("go 1.{OLDEST_GO_MINOR} or newer is needed");
     let Ok(output) = Command::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").output() else {
         bail!("{needed}; install it and run again");
     };
@@ -178,7 +181,7 @@ fn check_go() -> anyhow::Result<()> {
 }
 
 /// Go, in a folder that holds a `go.mod`.
-fn go(work: &Path) -> Command {
+pub(crate) fn go(work: &Path) -> Command {
     let mut command = Command::new("go");
     command.current_dir(work).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
     // A surrounding workspace file would take over the pinned versions.
@@ -245,7 +248,7 @@ fn only_entry(folder: &Path, extension: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// The version, without the `v`, that a go.mod requires of a module.
-fn required<'a>(go_mod: &'a str, module: &str) -> anyhow::Result<&'a str> {
+pub(crate) fn required<'a>(go_mod: &'a str, module: &str) -> anyhow::Result<&'a str> {
     let found = go_mod.lines().find_map(|line| {
         let line = line.trim();
         let version = line.strip_prefix("require ").unwrap_or(line).strip_prefix(module)?.strip_prefix(" v")?;
@@ -255,12 +258,12 @@ fn required<'a>(go_mod: &'a str, module: &str) -> anyhow::Result<&'a str> {
 }
 
 /// FNV-1a: the same in every version of Rust, which the standard library's hasher does not promise.
-fn fingerprint(bytes: &[u8]) -> u64 {
+pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Runs a command; its error carries the end of what it said.
-fn run(command: &mut Command) -> anyhow::Result<String> {
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let Output { status, stdout, stderr } = command.output().with_context(|| format!("cannot start {program}"))?;
     if !status.success() {
@@ -272,13 +275,13 @@ fn run(command: &mut Command) -> anyhow::Result<String> {
 }
 
 /// What is being done: a spinner on a terminal, one line elsewhere.
-struct Progress {
+pub(crate) struct Progress {
     message: String,
     bar: ProgressBar,
 }
 
 impl Progress {
-    fn start(message: String) -> Self {
+    pub fn start(message: String) -> Self {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         if bar.is_hidden() {
             eprintln!("{message}");

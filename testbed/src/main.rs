@@ -5,6 +5,7 @@ mod supervisor;
 
 use std::ffi::OsString;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::pin::pin;
 use std::process::{Command, ExitCode, Stdio};
@@ -14,6 +15,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use testbed::bench;
 use testbed::binaries::Binaries;
+use testbed::fake_cloud::{Dialect, FakeCloud, Settings};
 use testbed::namespace;
 use tokio::signal::ctrl_c;
 use tokio::time::sleep;
@@ -39,6 +41,12 @@ enum Task {
         /// Only this
         #[arg(long, value_enum)]
         only: Option<bench::Part>,
+    },
+    /// Run a fake cloud that speaks the APIs of five clouds, until Ctrl-C
+    Cloud {
+        /// Where it listens
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
     },
     /// Boot a test bed and leave it running
     Up {
@@ -82,6 +90,7 @@ fn main() -> ExitCode {
         Task::Build => build(),
         Task::Demo => demo(),
         Task::Bench { only } => bench(only),
+        Task::Cloud { listen } => cloud(listen),
         Task::Up { bed, foreground: true } => foreground(&bed.name),
         Task::Up { bed, foreground: false } => up(&bed.name),
         Task::Down { bed } => down(&bed.name),
@@ -128,6 +137,18 @@ fn bench(only: Option<bench::Part>) -> anyhow::Result<()> {
         std::process::exit(1)
     }
     Ok(())
+}
+
+fn cloud(listen: SocketAddr) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let cloud = FakeCloud::start(Settings { listen, ..Settings::default() }).await?;
+        say!("The fake cloud is up. Base URLs for clients, all with the token or access key id `test`:\n");
+        for dialect in Dialect::ALL {
+            say!("  {dialect:<16}{}", cloud.base_url(dialect));
+        }
+        say!("\nKnobs     {url}/control/knobs (GET, PATCH)\nWhat is   {url}/truth\n\nCtrl-C ends it.", url = cloud.url());
+        Ok(ctrl_c().await?)
+    })
 }
 
 fn foreground(name: &str) -> anyhow::Result<()> {
