@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aether
-export CARGO_TARGET_DIR ?= $(CACHE)/target
+# One for each checkout: cargo tells sources apart by their age, so two checkouts would run each other's programs.
+export CARGO_TARGET_DIR ?= $(CACHE)/target-$(firstword $(shell printf %s '$(CURDIR)' | cksum))
 export GOTOOLCHAIN := local
 BIN := $(CARGO_TARGET_DIR)/debug
 
@@ -19,6 +20,14 @@ prerequisites:
 .PHONY: build
 build: prerequisites ## Build the operator, the CLI and the test bed
 	cargo build --workspace --bins
+
+.PHONY: target-dir
+target-dir: ## Print where this checkout's build output is, for plain cargo
+	@echo $(CARGO_TARGET_DIR)
+
+.PHONY: clean
+clean: ## Remove this checkout's build output
+	rm -rf $(CARGO_TARGET_DIR)
 
 .PHONY: controlplane
 controlplane: build ## Build or fetch the real control plane and gateway (once; minutes the first time)

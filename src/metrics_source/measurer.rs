@@ -112,7 +112,7 @@ impl Measurer {
                 Source::Prometheus(source) => (self.prometheus(&obs, source).await, PROMETHEUS_ROUND, PROMETHEUS_AGE / 2),
             };
             let now = clock::now();
-            let release = release(&obs);
+            let release = Release::of(&obs.meta, &obs.status, &obs.objects);
             if known.as_ref().is_none_or(|(of, _)| *of != release) {
                 known = Some((release.clone(), Measuring::new(obs.status.evidence.as_ref(), now)));
             }
@@ -210,12 +210,6 @@ fn look_at(index: &crate::cluster::index::Index, key: &Key) -> Option<(Observati
     let wish = obs.wish.as_ref().ok()?.clone();
     let is_shifting = matches!(obs.status.state, State::Deployed | State::Routing);
     (is_shifting && !obs.meta.deleting && wish.source != Source::None).then_some((obs, wish))
-}
-
-/// Which release an observation is of.
-pub fn release(obs: &Observation) -> Release {
-    let attempt = obs.status.attempt.unwrap_or(1);
-    Release { uid: obs.meta.uid.clone(), revision: obs.objects.new_revision.clone(), attempt }
 }
 
 /// A regular expression for the names of a version's pods.
