@@ -21,7 +21,7 @@ build: prerequisites ## Build the operator, the CLI and the test bed
 	cargo build --workspace --bins
 
 .PHONY: controlplane
-controlplane: build ## Build or fetch the real control plane and gateway (once; minutes the first time)
+controlplane: build ## Build or fetch the real control plane, gateway and Prometheus (once; minutes the first time)
 	$(BIN)/testbed build
 
 .PHONY: demo

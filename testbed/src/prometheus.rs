@@ -90,6 +90,7 @@ impl Prometheus {
 
     /// Asks a query as of now, whose answer is a list of series.
     pub async fn ask(&self, query: &str) -> anyhow::Result<Vec<Series>> {
+        const API: &str = "/api/v1/query?";
         #[derive(Deserialize)]
         struct Found {
             metric: BTreeMap<String, String>,
@@ -97,14 +98,14 @@ impl Prometheus {
             #[serde(default)]
             values: Vec<(f64, String)>,
         }
-        let path: String = form_urlencoded::Serializer::new("/api/v1/query?".to_owned()).append_pair("query", query).finish();
+        let path = form_urlencoded::Serializer::for_suffix(API.to_owned(), API.len()).append_pair("query", query).finish();
         let (status, body) = get(self.port, &path).await?;
         ensure!(status == 200, "{query} was answered with {status}: {body}");
         let answer: Value = serde_json::from_str(&body)?;
         let found: Vec<Found> = serde_json::from_value(answer.pointer("/data/result").cloned().context("no result")?)?;
         let newest = |mut found: Found| {
             let (_, value) = found.values.pop().or(found.value).context("a series without a value")?;
-            Ok(Series { labels: found.metric, value: value.parse()? })
+            anyhow::Ok(Series { labels: found.metric, value: value.parse()? })
         };
         found.into_iter().map(newest).collect()
     }

@@ -141,7 +141,7 @@ pub async fn what_cannot_be_asked_or_is_not_scraped_holds(rig: &Arc<Rig>) -> any
     watching.until("the first step", LIMIT, |s| s.place() == "ROUTING 1:9").await?;
     // In the middle of a step: what was read before is too old after a minute and a half.
     prometheus.process().kill().await?;
-    let held = watching.until("a refused connection", LIMIT, cannot_be_read("connection refused")).await?;
+    let held = watching.until("figures too old", 2 * LIMIT, cannot_be_read("connection refused")).await?;
     ensure!(held.place() == "ROUTING 1:9", "it is at {}", held.place());
     stays(&watching, "ROUTING 1:9").await?;
     let _prometheus = rig.own_prometheus("prometheus-blind", 9091).await?;
