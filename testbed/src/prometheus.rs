@@ -18,8 +18,8 @@ use crate::bed::Bed;
 use crate::process::{Process, Signal};
 
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Short, so that tests need not wait for it; a minute is what people have.
-const SCRAPE_INTERVAL: &str = "1s";
+/// Short, so that tests need not wait for it; half a minute to a minute is what people have.
+const SCRAPE_INTERVAL: &str = "2s";
 
 /// A running Prometheus. Dropping it kills it; its data goes with the bed.
 #[derive(Debug)]
