@@ -30,7 +30,7 @@ clean: ## Remove this checkout's build output
 	rm -rf $(CARGO_TARGET_DIR)
 
 .PHONY: controlplane
-controlplane: build ## Build or fetch the real control plane and gateway (once; minutes the first time)
+controlplane: build ## Build or fetch the real control plane, gateway and Prometheus (once; minutes the first time)
 	$(BIN)/testbed build
 
 .PHONY: demo
