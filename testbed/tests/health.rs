@@ -18,7 +18,7 @@ use testbed::watching::{Seen, Watching};
 use tokio::time::sleep;
 
 /// Mostly they wait for enough requests.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 
 common::tests![
     a_good_version_completes_by_itself
@@ -30,9 +30,9 @@ common::tests![
     metrics_that_cannot_be_read_hold
     an_old_version_that_is_bad_too_convicts_nobody
     prometheus::a_good_version_completes_by_itself
-    prometheus::errors_are_held_and_every_request_is_counted
-    prometheus::what_cannot_be_asked_or_is_not_scraped_holds;
+    prometheus::errors_are_held_and_every_request_is_counted;
     long:
+    prometheus::what_cannot_be_asked_or_is_not_scraped_holds
     prometheus::a_target_lost_in_the_middle_of_a_step_holds
 ];
 

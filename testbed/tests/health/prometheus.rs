@@ -131,7 +131,7 @@ pub async fn what_cannot_be_asked_or_is_not_scraped_holds(rig: &Arc<Rig>) -> any
     watching.until("a Prometheus without series", LIMIT, cannot_be_read("no series of either version")).await?;
     prometheus.process().kill().await?;
     watching.until("a refused connection", LIMIT, cannot_be_read("connection refused")).await?;
-    stays(&watching, "ROUTING 0:1").await?;
+    stays(&watching, "DEPLOYED").await?;
     ensure!(largest_share(&watching) == 0.0, "it got to {}", largest_share(&watching));
     let mut prometheus = rig.own_prometheus("prometheus-blind", 9091).await?;
     watching.until("the first step", LIMIT, |s| s.place() == "ROUTING 1:9").await?;
