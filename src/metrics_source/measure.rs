@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::api::Time;
 use crate::api::evidence::{Counts, Evidence};
+use crate::api::rolling_update::{Objects, RollingUpdateStatus};
+use crate::cluster::facts::Meta;
 use crate::rollout::verdict::evidence::Kind;
 use crate::rollout::verdict::judge::Limits;
 
@@ -92,6 +94,13 @@ pub struct Release {
     pub revision: String,
     /// The attempt.
     pub attempt: i32,
+}
+
+impl Release {
+    /// What is being brought out by that update.
+    pub fn of(update: &Meta, status: &RollingUpdateStatus, objects: &Objects) -> Self {
+        Self { uid: update.uid.clone(), revision: objects.new_revision.clone(), attempt: status.attempt.unwrap_or(1) }
+    }
 }
 
 /// What is known after a round.

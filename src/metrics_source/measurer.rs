@@ -25,8 +25,9 @@ use crate::runtime::clock;
 use crate::runtime::metrics::Metrics;
 
 use super::measure::{Measuring, Reading, Release, Round, Unread, Version, limit_ms};
+use super::prometheus;
 use super::promql::{Backend, questions, regex_literal};
-use super::recognise;
+use super::recognise::{self, Recognised};
 use super::scrape::Scraper;
 use super::targets::{self, NoTarget, PodMetrics};
 use super::window::TargetId;
@@ -112,7 +113,7 @@ impl Measurer {
                 Source::Prometheus(source) => (self.prometheus(&obs, source).await, PROMETHEUS_ROUND, PROMETHEUS_AGE / 2),
             };
             let now = clock::now();
-            let release = release(&obs);
+            let release = Release::of(&obs.meta, &obs.status, &obs.objects);
             if known.as_ref().is_none_or(|(of, _)| *of != release) {
                 known = Some((release.clone(), Measuring::new(obs.status.evidence.as_ref(), now)));
             }
@@ -180,10 +181,15 @@ impl Measurer {
         let new = self.ask(obs, source, Version::New);
         let old = self.ask(obs, source, Version::Old);
         let (new, old) = join(new, old).await;
-        vec![new, old]
+        let (of_new, of_old) = (prometheus::newest(&new), prometheus::newest(&old));
+        let reading = |version, read, other| {
+            let read = prometheus::dated(read, other);
+            Reading { version, name: String::new(), target: TargetId::prometheus(), started: None, expected: true, read }
+        };
+        vec![reading(Version::New, new, of_old), reading(Version::Old, old, of_new)]
     }
 
-    async fn ask(&self, obs: &Observation, source: &PrometheusMetrics, version: Version) -> Reading {
+    async fn ask(&self, obs: &Observation, source: &PrometheusMetrics, version: Version) -> Result<Recognised, Unread> {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (side, service, revision, tag) = match version {
             Version::New => (&obs.new, &obs.objects.new_revision, &obs.objects.new_revision, text(&obs.status.new_version)),
@@ -199,8 +205,7 @@ impl Measurer {
             Err(e) => Err(("unreadable", e.to_string())),
         };
         self.metrics.read("prometheus", read.as_ref().map_or_else(|(word, _)| *word, |_| "ok"));
-        let read = read.map_err(|(_, text)| Unread::Failed(text));
-        Reading { version, name: String::new(), target: TargetId::prometheus(), started: None, expected: true, read }
+        read.map_err(|(_, text)| Unread::Failed(text))
     }
 }
 
@@ -210,12 +215,6 @@ fn look_at(index: &crate::cluster::index::Index, key: &Key) -> Option<(Observati
     let wish = obs.wish.as_ref().ok()?.clone();
     let is_shifting = matches!(obs.status.state, State::Deployed | State::Routing);
     (is_shifting && !obs.meta.deleting && wish.source != Source::None).then_some((obs, wish))
-}
-
-/// Which release an observation is of.
-pub fn release(obs: &Observation) -> Release {
-    let attempt = obs.status.attempt.unwrap_or(1);
-    Release { uid: obs.meta.uid.clone(), revision: obs.objects.new_revision.clone(), attempt }
 }
 
 /// A regular expression for the names of a version's pods.

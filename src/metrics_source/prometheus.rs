@@ -2,6 +2,10 @@
 //!
 //! All series of a version are one target of the window, [`super::window::TargetId::prometheus`]: the first
 //! good answer is the baseline, and a series that appears later counts from 0.
+//!
+//! An answer without series is ambiguous: nobody has called that version yet, or the Prometheus has lost whoever counts
+//! the requests (then it forgets the series within the queries' two minutes). Only the other version's series tell which
+//! it is: see [`dated`].
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +15,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::exposition::{self, Sample};
+use super::measure::Unread;
 use super::promql::{Question, Role};
 use super::recognise::{self, Recognised};
 use super::snapshot::{Counts, Part, Reading, Snapshot};
@@ -200,6 +205,23 @@ pub fn recognise(answers: &[(Question, Answer)], asked_at: Time) -> Recognised {
         }
     }
     Recognised { snapshot: Snapshot { at, requests, durations }, problems }
+}
+
+/// When the newest series of what was read was scraped; `None` without series.
+pub fn newest(read: &Result<Recognised, Unread>) -> Option<Time> {
+    read.as_ref().ok().map(|r| &r.snapshot).filter(|s| !s.is_empty()).map(|s| s.at)
+}
+
+/// What was read about one version, given the [`newest`] series of the other one in the same round. Without series it is
+/// as new as those; with none there either it tells nothing, so it must not pass for new figures.
+pub fn dated(read: Result<Recognised, Unread>, other: Option<Time>) -> Result<Recognised, Unread> {
+    const NOTHING: &str =
+        "Prometheus: no series of either version; see that it scrapes what counts their requests, and that somebody calls them";
+    let mut read = read?;
+    if read.snapshot.is_empty() {
+        read.snapshot.at = other.ok_or_else(|| Unread::Failed(NOTHING.to_owned()))?;
+    }
+    Ok(read)
 }
 
 /// Requests without their errors would look healthy: both, or neither.

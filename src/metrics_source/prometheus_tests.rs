@@ -157,6 +157,27 @@ fn an_empty_first_answer_is_an_answer() {
 }
 
 #[test]
+fn an_answer_without_series_is_as_new_as_the_others() {
+    let read = |answer: Answer| {
+        let questions = questions(Preset::Traefik, BACKEND).unwrap();
+        Ok(recognise(&questions.into_iter().zip([answer]).collect::<Vec<_>>(), now()))
+    };
+    let with_series = || read(answer(NOW - 40, &[("traefik_service_requests_total", &[("code", "200")], 7)]));
+    let without = || read(answer(NOW, &[]));
+    let at = |read: Result<Recognised, Unread>| read.map(|r| r.snapshot.at.timestamp() - NOW);
+    assert_eq!(at(dated(without(), newest(&with_series()))), Ok(-40), "nobody has called it yet");
+    assert_eq!(at(dated(with_series(), newest(&without()))), Ok(-40), "its own series are enough");
+    // A gateway that is not scraped, or not any more, and an other version that cannot be read.
+    for other in [without(), Err(Unread::Failed("timed out".into()))] {
+        assert!(matches!(dated(without(), newest(&other)), Err(Unread::Failed(why)) if why.contains("no series of either version")));
+    }
+    // What was rejected is something, and tells of itself.
+    let rejected = Part { series: None, ..Part::default() };
+    let rejected = without().map(|r| Recognised { snapshot: Snapshot { requests: rejected, ..r.snapshot }, ..r });
+    assert_eq!(at(dated(rejected, None)), Ok(0));
+}
+
+#[test]
 fn linkerds_requests_without_an_answer_are_errors() {
     let name = "outbound_http_route_backend_response_statuses_total";
     let round = |at, n| {

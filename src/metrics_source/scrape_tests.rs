@@ -173,11 +173,9 @@ async fn dead_targets_of_others_delay_nobody() {
         .collect();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(scraper.shared.available_permits(), 0, "the others are to hold all of them");
-    let began = Instant::now();
     let found = scraper.scrape_all((0..20).map(|n| (n, format!("{server}/metrics"))), 32, |_, _| ()).await;
-    let took = began.elapsed();
     assert!(found.iter().all(|(_, r)| r.is_ok()));
-    assert!(took < Duration::from_millis(200), "took {took:?} beside others' timeouts of 400 ms");
+    assert!(others.iter().all(|o| !o.is_finished()), "it waited until the others were done");
     others.iter().for_each(tokio::task::JoinHandle::abort);
 }
 

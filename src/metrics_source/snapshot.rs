@@ -15,6 +15,16 @@ pub struct Snapshot {
     pub durations: Part<Histogram>,
 }
 
+impl Snapshot {
+    /// No series is there, and none was rejected.
+    pub fn is_empty(&self) -> bool {
+        fn is_nothing<T>(part: &Part<T>) -> bool {
+            part.series.as_ref().is_some_and(Vec::is_empty)
+        }
+        is_nothing(&self.requests) && is_nothing(&self.durations)
+    }
+}
+
 /// One half of a snapshot. A half that was rejected leaves the last good one as the baseline, so
 /// the next good one makes up for it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -99,9 +99,16 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
     let cause = |reason, message: String, by| Some(Cause { reason, message, by });
     let ordered = wish.orders.outcome == Some(Outcome::Rollback);
     if obs.status.state == State::Completing && (completing::is_retired(obs) || !completing::old_version_is_whole(obs)) {
-        // Past the point of no return the way on is the short one, unless a person asks for the long one.
-        let message = "spec.control.outcome is Rollback; not instant: the old version is scaled up first".into();
-        return if ordered && completing::can_come_back(obs) { cause(BROUGHT_BACK, message, "spec.control") } else { None };
+        // Past the point of no return the way on is the short one, unless a person asks for the long one or it has no end.
+        let (why, by) = match (ordered, anew && is_gone(obs)) {
+            (true, _) => ("spec.control.outcome is Rollback".to_owned(), "spec.control"),
+            (_, true) => {
+                (format!("Deployment {} was deleted and version {} is wanted now", obs.objects.new_revision, wish.version), "spec.version")
+            }
+            _ => return None,
+        };
+        return completing::can_come_back(obs)
+            .then(|| cause(BROUGHT_BACK, format!("{why}; not instant: the old version is scaled up first"), by))?;
     }
     if obs.meta.deleting {
         return cause("Deleted", "the RollingUpdate is being deleted; traffic goes back to the old version first".into(), "deletion");
@@ -123,7 +130,7 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
     if memory.going_back.is_some() {
         return memory.going_back.clone();
     }
-    if obs.status.state != State::Deploying && obs.new_deployment().is_none_or(|d| d.meta.deleting) {
+    if obs.status.state != State::Deploying && is_gone(obs) {
         let message = format!("Deployment {} was deleted; raise spec.attempt to bring it out again", obs.objects.new_revision);
         return cause("NewVersionGone", message, "operator");
     }
@@ -133,6 +140,11 @@ fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool
     }
     let (object, said) = memory.refused.first_key_value()?;
     cause(REFUSED, format!("the API server refuses {object}: {said}"), "operator")
+}
+
+/// Somebody has deleted the new version.
+fn is_gone(obs: &Observation) -> bool {
+    obs.new_deployment().is_none_or(|d| d.meta.deleting)
 }
 
 /// The cause of a rollback whose target had been scaled down already: traffic waits until it is whole again.

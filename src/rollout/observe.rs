@@ -6,7 +6,7 @@ use crate::api::rolling_update::{Objects, ShiftMode, TrafficMode};
 use crate::api::{State, names};
 use crate::cluster::facts::{Deployment, Key, Kind, ReplicaSet, Update};
 use crate::cluster::index::Index;
-use crate::metrics_source::measure::Measured;
+use crate::metrics_source::measure::Release;
 use crate::traffic::apex::Pin;
 use crate::traffic::gateway;
 
@@ -61,11 +61,9 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
             side.endpoints.ready = side.staying().filter(|p| p.ready).map(|p| p.meta.name.clone()).collect();
         }
     }
-    let attempt = status.attempt.unwrap_or(1);
-    let is_this =
-        |m: &Arc<Measured>| m.release.uid == update.meta.uid && m.release.revision == objects.new_revision && m.release.attempt == attempt;
+    let release = Release::of(&update.meta, &status, &objects);
     Some(Observation {
-        measured: index.measured(key).filter(is_this),
+        measured: index.measured(key).filter(|m| m.release == release),
         serving,
         autoscaler: workload.as_ref().and_then(|w| index.autoscaler_of(Kind::Deployment, &w.meta.key())),
         autoscaled: index.autoscaler_of(Kind::RollingUpdate, key).is_some(),

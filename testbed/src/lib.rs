@@ -39,6 +39,7 @@ pub mod namespace;
 pub mod operator;
 pub mod pki;
 pub mod process;
+pub mod prometheus;
 mod received;
 pub mod rig;
 pub mod strangers;

@@ -15,6 +15,7 @@ use crate::load::{Load, Outcome, Plan, Report, Target};
 use crate::metrics_api::MetricsApi;
 use crate::namespace::Entered;
 use crate::operator::{self, Operator};
+use crate::prometheus::Prometheus;
 use crate::watching::{self, Watching, WatchingEndpoints};
 
 /// How long a Lease of the operator lasts, as a person gets it: a machine that is busy for a moment costs no lead.
@@ -39,6 +40,7 @@ pub struct Rig {
     /// Traefik as a person gets it, throttle 2 s, and one with 100 ms.
     pub gateways: [Gateway; 2],
     metrics_api: OnceCell<MetricsApi>,
+    prometheus: OnceCell<Prometheus>,
 }
 
 impl Rig {
@@ -49,12 +51,27 @@ impl Rig {
         let gateways = [Gateway::start(&bed, GatewayOptions::default()).await?, Gateway::start(&bed, quick).await?];
         operator::install(&bed).await?;
         let operator = Operator::start(&bed, "operator", 8081, lease).await?;
-        Ok(Arc::new(Self { bed, operator: Mutex::new(operator), gateways, metrics_api: OnceCell::new() }))
+        Ok(Arc::new(Self { bed, operator: Mutex::new(operator), gateways, metrics_api: OnceCell::new(), prometheus: OnceCell::new() }))
     }
 
     /// What autoscalers read the CPU of pods from; it is there from the first call on.
     pub async fn metrics_api(&self) -> anyhow::Result<&MetricsApi> {
         self.metrics_api.get_or_try_init(|| MetricsApi::start(&self.bed)).await
+    }
+
+    /// A Prometheus that scrapes both gateways, for tests that leave it alone; it is there from the first call on.
+    pub async fn prometheus(&self) -> anyhow::Result<&Prometheus> {
+        self.prometheus.get_or_try_init(|| self.own_prometheus("prometheus", 9090)).await
+    }
+
+    /// A Prometheus that scrapes both gateways, for one test alone.
+    pub async fn own_prometheus(&self, name: &str, port: u16) -> anyhow::Result<Prometheus> {
+        Prometheus::start(&self.bed, name, port, &self.metrics_ports()).await
+    }
+
+    /// Where the gateways show their metrics.
+    pub fn metrics_ports(&self) -> [u16; 2] {
+        self.gateways.each_ref().map(|gateway| gateway.options().metrics_port)
     }
 
     /// The end of the operator's log, for errors.
@@ -229,15 +246,24 @@ impl Shop {
         Ok(self.seen_by(caller)?.between(now - chrono::TimeDelta::milliseconds(window), now))
     }
 
-    /// Ends the load and demands that nothing failed. Returns the number of requests.
-    pub async fn no_request_failed(&mut self) -> anyhow::Result<u64> {
+    /// Ends the load and tells what each caller saw, in the order of [`Shop::seen_by`].
+    pub async fn end_load(&mut self) -> anyhow::Result<Vec<(&'static str, Report)>> {
         // What goes wrong right after the end counts as well.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        let mut requests = 0;
+        let mut reports = Vec::new();
         for (who, load) in self.loads.drain(..) {
             let report = load.stop().await;
-            requests += report.requests();
             ensure!(report.requests() > 0, "{who} sent nothing");
+            reports.push((who, report));
+        }
+        Ok(reports)
+    }
+
+    /// Ends the load and demands that nothing failed. Returns the number of requests.
+    pub async fn no_request_failed(&mut self) -> anyhow::Result<u64> {
+        let mut requests = 0;
+        for (who, report) in self.end_load().await? {
+            requests += report.requests();
             ensure!(report.failed() == 0, "{who}: {report}\nfirst failures: {:#?}", report.first_failures());
         }
         Ok(requests)
@@ -246,12 +272,9 @@ impl Shop {
     /// Ends the load and demands that nothing failed but answers with status 500 of these versions. Returns how many
     /// requests there were, and how many failed.
     pub async fn only_pods_erred(&mut self, versions: &[&str]) -> anyhow::Result<(u64, u64)> {
-        tokio::time::sleep(Duration::from_secs(3)).await;
         let (mut requests, mut erred) = (0, 0);
-        for (who, load) in self.loads.drain(..) {
-            let report = load.stop().await;
+        for (who, report) in self.end_load().await? {
             requests += report.requests();
-            ensure!(report.requests() > 0, "{who} sent nothing");
             for (outcome, count) in report.outcomes() {
                 match outcome {
                     Outcome::Ok { .. } => {}

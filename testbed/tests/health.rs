@@ -1,10 +1,12 @@
-//! Health on the real cluster: automatic steps under load, judged by what the pods themselves count.
+//! Health on the real cluster: automatic steps under load, judged by what the pods themselves count, or by a Prometheus.
 //!
 //! A bad version's own answers with status 500 are what these tests are about; any other failure of a request is none.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
+#[path = "health/prometheus.rs"]
+mod prometheus;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use testbed::watching::{Seen, Watching};
 use tokio::time::sleep;
 
 /// Mostly they wait for enough requests.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 
 common::tests![
     a_good_version_completes_by_itself
@@ -27,6 +29,11 @@ common::tests![
     without_traffic_nothing_advances_and_nothing_goes_back
     metrics_that_cannot_be_read_hold
     an_old_version_that_is_bad_too_convicts_nobody
+    prometheus::a_good_version_completes_by_itself
+    prometheus::errors_are_held_and_every_request_is_counted;
+    long:
+    prometheus::what_cannot_be_asked_or_is_not_scraped_holds
+    prometheus::a_target_lost_in_the_middle_of_a_step_holds
 ];
 
 /// How long what is held is watched.

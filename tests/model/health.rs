@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use aether_operator::api::evidence::{Counts, Evidence, StepCounts};
 use aether_operator::api::{Ratio, State, Time};
-use aether_operator::metrics_source::measure::Measured;
-use aether_operator::metrics_source::measurer::release;
+use aether_operator::metrics_source::measure::{Measured, Release};
 use aether_operator::rollout::model::Observation;
 use aether_operator::rollout::wish::Source;
 
@@ -28,7 +27,7 @@ pub fn measured(obs: &Observation, began: Time, now: Time, errs_from: Option<f64
     let counts = |errors| Counts { requests, errors, ..Counts::default() };
     let window = StepCounts { new: counts(errors), old: counts(0), continues: false };
     Some(Arc::new(Measured {
-        release: release(obs),
+        release: Release::of(&obs.meta, &obs.status, &obs.objects),
         step,
         is_counting: requests > 0,
         evidence: Evidence { since: step, earlier: None, steps: if requests > 0 { vec![window] } else { Vec::new() } },

@@ -147,8 +147,11 @@ impl Checker {
         self.remember(world, plane);
         let objects = &world.objects;
         let serves = |app: &String| truth::all(objects, Kind::Pod).any(|(_, p)| truth::is_part_of(p, app) && is_ready(p));
-        if !self.deleted.is_empty() && !self.apps.iter().all(serves) {
-            // They have deleted what served; until it is made again, and everybody knows, nobody does.
+        let is_there = |kind, name: &str| find(objects, kind, name).is_some();
+        let is_left = self.deleted.contains(&self.live) && !is_there(Kind::Deployment, &self.live);
+        if is_left && !is_there(Kind::RollingUpdate, &self.update) || !self.deleted.is_empty() && !self.apps.iter().all(serves) {
+            // They have deleted what served; until it is made again, and everybody knows, nobody does. Where there is no
+            // update any more nobody takes the Service away from it.
             self.excuse_until(&["R1", "R10", "R11"], world.now + self.slack + Duration::from_secs(9));
         }
         let checks = [
@@ -210,6 +213,11 @@ impl Checker {
             available && int(d, "/status/observedGeneration") == int(d, "/metadata/generation")
         });
         self.whole_since = (said && ready >= self.service.size && sets.len() == 1).then(|| self.whole_since.unwrap_or(now));
+        let wanted = Self::wanted(objects, &self.live);
+        if wanted > 0 && self.state(objects).is_terminal() {
+            // Its owner may have asked for fewer.
+            self.service.size = self.service.size.min(wanted);
+        }
         self.service.remember(self.see(objects), self.slack, now);
     }
 
@@ -229,10 +237,11 @@ impl Checker {
         }
     }
 
-    /// The live version cannot take everything, or could not a moment ago: the write that goes back to it may be lost, or
-    /// a process be away.
+    /// The live version cannot take everything, or could not a moment ago. By pods going back takes writes of many pods,
+    /// and one may be lost or a process be away; a Service goes back in one.
     pub fn comes_back(&self, now: Time) -> bool {
-        self.whole_since.is_none_or(|since| now <= since + self.slack + HEALS)
+        let lost = if self.by_pods { HEALS } else { Duration::ZERO };
+        self.whole_since.is_none_or(|since| now <= since + self.slack + lost)
     }
 
     pub fn ready_lately(&self, version: &str) -> usize {

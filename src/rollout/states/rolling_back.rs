@@ -89,10 +89,9 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
         create_missing_services(turn, wish, pin);
     }
     if !reaching.is_empty() && obs.old.endpoints.ready.is_empty() {
-        return Some(format!(
-            "Service {} shows no ready pod, so no traffic is moved to it; bring the pods of Deployment {} back",
-            obs.objects.old_service, obs.objects.old_revision
-        ));
+        let (service, name) = (&obs.objects.old_service, &obs.objects.old_revision);
+        let remedy = if obs.old.deployment.is_some() { "bring its pods back" } else { "it was deleted: create it again" };
+        return Some(format!("Service {service} shows no ready pod of Deployment {name}, so no traffic is moved to it; {remedy}"));
     }
     let mut stuck = Vec::new();
     for route in reaching {
@@ -114,7 +113,8 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if let Some(waiting) = bring_back(turn) {
         return Some(waiting);
     }
-    if obs.new_deployment().is_none() && obs.new.pods.is_empty() {
+    let gone = obs.new_deployment().is_none() && obs.new.pods.is_empty();
+    if gone && (!apex::is_pinned(apex) || obs.old.pin.is_none() || obs.old.ready() == 0) {
         return None;
     }
     let Some(pin) = &obs.old.pin else {
@@ -124,7 +124,7 @@ fn traffic_back(turn: &mut Turn<'_>, wish: &Wish) -> Option<String> {
     if obs.old.ready() == 0 {
         return Some(format!("no pod of Deployment {} is ready, so the Service is not moved to it", obs.objects.old_revision));
     }
-    let is_ours = obs.new.pin.as_ref().is_some_and(|new| apex::is_pinned_to(apex, new)) || endpoints::is_serving(obs);
+    let is_ours = gone || obs.new.pin.as_ref().is_some_and(|new| apex::is_pinned_to(apex, new)) || endpoints::is_serving(obs);
     if !is_ours {
         // Somebody has taken the pin away, so the new version may have had traffic; that must be known until it has drained.
         let _ = interference::put_back(turn, Kind::Service, &apex.meta);

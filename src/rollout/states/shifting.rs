@@ -226,7 +226,8 @@ fn old_gone(obs: &Observation) -> Option<Wait> {
 fn is_under_way(turn: &Turn<'_>, from: Ratio, to: Ratio) -> bool {
     let obs = turn.obs;
     if obs.by_pods() {
-        return turn.memory.heading == Some(to);
+        // What was done by a process that could not record it is not undone, were it only to be done again.
+        return turn.memory.heading == Some(to) || (endpoints::carries(obs, to) && !endpoints::carries(obs, from));
     }
     let ratios: Vec<_> = obs.routes.iter().map(|r| gateway::ratio(r, obs.names())).collect();
     ratios.contains(&Some(to)) && ratios.iter().all(|r| *r == Some(to) || *r == Some(from))

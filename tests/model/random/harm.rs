@@ -36,7 +36,7 @@ pub fn add(scenario: Scenario, rng: &mut Rng) -> Scenario {
         6 => Scenario { keeps_pause: true, ..scenario.when(when, Act::image("9.9.9")) },
         7 => {
             let scale = Act::Edit(Kind::Deployment, "web", json!({"spec": {"replicas": 1 + rng.below(6)}}));
-            Scenario { keeps_pin: true, ..scenario.harm(when, scale, &["R11", "pin", "end"], HEALS) }
+            Scenario { keeps_pin: true, ..scenario.harm(when, scale, &["R11", "pin", "end", "share"], HEALS) }
         }
         8 if route == "web" => scenario.when(when, Act::Change(Kind::HttpRoute, route, edits::add_rule)),
         9 => scenario.harm(when, Act::Doom, &[ALL], u64::from(u32::MAX)),

@@ -119,6 +119,10 @@ fn held() -> Vec<Scenario> {
             .harm(When::State(Completing, 7500), Act::Remove(Deployment, "web-2-0-0"), &["R10", "R1", "R2"], 40_000)
             .orders(When::Reason("NewVersionGone", 20_000), json!({"outcome": "Rollback"}))
             .rolled_back(),
+        named("the new Deployment, and the old one had gone, then superseded,", Completing)
+            .harm(When::State(Completing, 7500), Act::Remove(Deployment, "web-2-0-0"), &["R10", "R1", "R2"], 40_000)
+            .when(When::Reason("NewVersionGone", 20_000), Act::Spec(json!({"version": "3.0.0"})))
+            .ends(Goal::State(Completed), "3.0.0"),
     ];
     let back = |kind, name| Act::Restore(kind, name);
     for (state, after) in MIDDLE {
