@@ -37,6 +37,10 @@ controlplane: build ## Build or fetch the real control plane, gateway and Promet
 demo: build ## Bring out a new version under load on a real cluster and watch
 	$(BIN)/testbed demo
 
+.PHONY: demo-pool
+demo-pool: build ## Recycle a pool of proxies in a fake cloud, without ever too few, and watch
+	$(BIN)/testbed demo-pool
+
 .PHONY: bench
 bench: build ## Measure rollback latency, and what 1,000 finished updates cost, on a real cluster
 	cargo build --release -p aether-operator --bins

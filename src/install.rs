@@ -33,10 +33,7 @@ pub fn access(namespace: &str) -> Vec<Value> {
         rule("discovery.k8s.io", &["endpointslices"], &["create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
     ];
-    let own_rules = [
-        rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
-        rule("", &["configmaps"], &["get"]),
-    ];
+    let own_rules = [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]), rule("", &["configmaps"], &["get"])];
     let binding = |kind: &str, role: &str, namespaced: Option<&str>| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,

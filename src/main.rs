@@ -60,6 +60,9 @@ struct Run {
     /// Address of a cloud's API instead of its own, as in digitalocean=http://127.0.0.1:8080; may be given again.
     #[arg(long = "cloud-address", value_name = "PROVIDER=URL", value_parser = address)]
     cloud_addresses: Vec<(String, String)>,
+    /// Seconds for which a list of those clouds may not show what was done. Default: what is known of each cloud.
+    #[arg(long, requires = "cloud_addresses")]
+    cloud_settle_seconds: Option<u32>,
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text", env = "AETHER_LOG_FORMAT")]
     log_format: logging::Format,
@@ -73,7 +76,11 @@ fn age(text: &str) -> Result<Duration, String> {
 fn address(text: &str) -> Result<(String, String), String> {
     let known = ["digitalocean", "aws", "gcp", "hetzner", "vultr"];
     let (provider, url) = text.split_once('=').ok_or("write PROVIDER=URL")?;
-    if known.contains(&provider) { Ok((provider.into(), url.into())) } else { Err(format!("no provider {provider}; there are {}", known.join(", "))) }
+    if known.contains(&provider) {
+        Ok((provider.into(), url.into()))
+    } else {
+        Err(format!("no provider {provider}; there are {}", known.join(", ")))
+    }
 }
 
 fn main() -> ExitCode {
@@ -118,6 +125,7 @@ async fn operate(args: Run) -> anyhow::Result<()> {
             age_limit: args.age_limit,
         },
         cloud_addresses: args.cloud_addresses.into_iter().collect(),
+        cloud_settle: args.cloud_settle_seconds,
     };
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let stop = async move {

@@ -21,12 +21,15 @@ pub struct Accounts {
     limiters: Limiters,
     /// Provider name -> address to use instead of the cloud's own, for tests and private endpoints.
     addresses: BTreeMap<String, String>,
+    /// For how many seconds a list may not show what was done, if it is known better than the providers' own guess.
+    settle: Option<u32>,
 }
 
 impl Accounts {
-    /// `addresses`: provider name -> address to use instead of the cloud's own.
-    pub fn new(kubernetes: Client, addresses: BTreeMap<String, String>) -> Result<Self, Error> {
-        Ok(Self { http: http::client()?, kubernetes, limiters: Limiters::default(), addresses })
+    /// `addresses`: provider name -> address to use instead of the cloud's own. `settle`: for how many seconds a list may
+    /// not show what was done; default: what each provider's module says.
+    pub fn new(kubernetes: Client, addresses: BTreeMap<String, String>, settle: Option<u32>) -> Result<Self, Error> {
+        Ok(Self { http: http::client()?, kubernetes, limiters: Limiters::default(), addresses, settle })
     }
 
     /// The cloud of that provider block. `home` is where pods would go, `secret` the one that the pool names.
@@ -41,7 +44,11 @@ impl Accounts {
                     size: or(spec.size.as_ref(), "s-1vcpu-1gb"),
                     image: or(spec.image.as_ref(), "ubuntu-24-04-x64"),
                 };
-                (Arc::new(digitalocean::DigitalOcean::new(http, base, SecretString::from(token.clone()), place)?), digitalocean::BUDGET, token)
+                (
+                    Arc::new(digitalocean::DigitalOcean::new(http, base, SecretString::from(token.clone()), place)?),
+                    digitalocean::BUDGET,
+                    token,
+                )
             }
             Provider::Hetzner(spec) => {
                 let token = word(secret, "token")?;
@@ -89,7 +96,7 @@ impl Accounts {
             }
             Provider::Aws(_) => return Err(invalid("this operator was built without aws".into())),
         };
-        Ok(Arc::new(Limited::new(cloud, self.limiters.of(provider.name(), &credential, budget))))
+        Ok(Arc::new(Limited::new(cloud, self.limiters.of(provider.name(), &credential, budget), self.settle)))
     }
 }
 

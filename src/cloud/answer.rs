@@ -4,7 +4,6 @@
 //! most whether the request could have changed something: whatever is not clearly a refusal of a
 //! change has an unknown outcome, and the planner looks before it tries again (rule I7).
 
-
 use chrono::{DateTime, TimeDelta};
 use reqwest::header::HeaderMap;
 use serde_json::Value;

@@ -153,12 +153,13 @@ impl Limiters {
 pub struct Limited {
     cloud: Arc<dyn Cloud>,
     limiter: Arc<Limiter>,
+    settle: Option<u32>,
 }
 
 impl Limited {
-    /// `limiter`: that of the cloud's credential.
-    pub fn new(cloud: Arc<dyn Cloud>, limiter: Arc<Limiter>) -> Self {
-        Self { cloud, limiter }
+    /// `limiter`: that of the cloud's credential. `settle`: seconds, where they are known better than by the provider.
+    pub fn new(cloud: Arc<dyn Cloud>, limiter: Arc<Limiter>, settle: Option<u32>) -> Self {
+        Self { cloud, limiter, settle }
     }
 
     async fn ask<'a, T>(&'a self, purpose: Purpose, call: impl FnOnce() -> BoxFuture<'a, Result<T, Error>>) -> Result<T, Error> {
@@ -193,7 +194,8 @@ impl Cloud for Limited {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.cloud.capabilities()
+        let own = self.cloud.capabilities();
+        Capabilities { settle_seconds: self.settle.unwrap_or(own.settle_seconds), ..own }
     }
 
     fn rate(&self) -> Rate {

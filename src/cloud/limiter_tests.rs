@@ -157,7 +157,7 @@ impl Cloud for Counted {
 async fn what_one_pool_is_told_all_pools_of_the_credential_heed() {
     let limiters = Limiters::default();
     let cloud = Arc::new(Counted(AtomicUsize::new(0)));
-    let limited = || Limited::new(Arc::clone(&cloud) as Arc<dyn Cloud>, limiters.of("x", "token", TEN));
+    let limited = || Limited::new(Arc::clone(&cloud) as Arc<dyn Cloud>, limiters.of("x", "token", TEN), None);
     let (one, another) = (limited(), limited());
     assert_eq!(another.list("uid").await.unwrap().len(), 1);
     let order = Order { name: String::new(), marks: Marks::unreadable("uid", start()), user_data: String::new() };

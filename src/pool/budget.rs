@@ -59,7 +59,7 @@ impl Budget {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::pool::wish::Defaults;
     use proptest::prelude::*;

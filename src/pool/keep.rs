@@ -195,6 +195,7 @@ impl Keeper {
         obs.capabilities = open.cloud.capabilities();
         let now = clock::now();
         if kept.list_again.is_none_or(|at| now >= at) {
+            kept.list_again = None;
             match open.cloud.list(&obs.meta.uid).await {
                 Ok(vms) => {
                     kept.ledger.keep_only(&vms);
@@ -231,7 +232,11 @@ impl Keeper {
         }
         kept.memory = plan.memory;
         for note in &plan.notes {
-            if note.warning { tracing::warn!(pool = %meta.key(), "{}", note.message) } else { tracing::info!(pool = %meta.key(), "{}", note.message) }
+            if note.warning {
+                tracing::warn!(pool = %meta.key(), "{}", note.message)
+            } else {
+                tracing::info!(pool = %meta.key(), "{}", note.message)
+            }
             self.pools.tell(&meta, note).await;
         }
         let published = match (open, plan.serving) {
@@ -252,7 +257,9 @@ impl Keeper {
             kept.memory.learn(&action.deed, &outcome, clock::now());
         }
         let now = clock::now();
-        kept.list_again = Some(now + plan.requeue);
+        let again = now + plan.requeue;
+        // Looks in between, for probes or edits, do not put it off.
+        kept.list_again = Some(kept.list_again.map_or(again, |at| at.min(again)));
         let probe = open.and_then(|open| kept.ledger.next(open.interval)).map(|at| (at - now).to_std().unwrap_or_default());
         probe.map_or(plan.requeue, |probe| probe.min(plan.requeue))
     }
@@ -291,7 +298,9 @@ impl Keeper {
         let is_met = match &action.needs {
             Needs::Nothing | Needs::Unchanged(_) => true,
             Needs::Recorded(nonce) => status.in_flight.iter().any(|f| f.nonce == *nonce),
-            Needs::Listed(at) => kept.list.as_ref().is_some_and(|list| list.at >= *at && list.vms.iter().any(|vm| is_meant(vm, &action.deed))),
+            Needs::Listed(at) => {
+                kept.list.as_ref().is_some_and(|list| list.at >= *at && list.vms.iter().any(|vm| is_meant(vm, &action.deed)))
+            }
         };
         if !is_met || !self.pools.leads() {
             return Outcome::Skipped;

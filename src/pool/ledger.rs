@@ -87,11 +87,8 @@ mod tests {
 
     #[test]
     fn only_what_runs_somewhere_is_asked_and_not_before_its_time() {
-        let vms = [
-            vm("a", Phase::Running, Some("192.0.2.1")),
-            vm("late", Phase::Running, None),
-            vm("off", Phase::Stopped, Some("192.0.2.2")),
-        ];
+        let vms =
+            [vm("a", Phase::Running, Some("192.0.2.1")), vm("late", Phase::Running, None), vm("off", Phase::Stopped, Some("192.0.2.2"))];
         let mut ledger = Ledger::default();
         let due = |ledger: &Ledger, after: u64| ledger.due(&vms, MINUTE, Time::UNIX_EPOCH + Duration::from_secs(after)).len();
         assert_eq!((due(&ledger, 0), ledger.next(MINUTE)), (1, None));

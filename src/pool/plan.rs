@@ -117,7 +117,8 @@ impl<'a> Turn<'a> {
     /// Where the proxies are that serve and stay. While probes are not trusted, failing one is no reason not to be named.
     fn serving(&self) -> BTreeSet<IpAddr> {
         let doubted = !self.trusts_probes();
-        let serves = |p: &&Proxy<'_>| p.serves() || (doubted && !p.never_healthy && matches!(p.standing, Standing::Ailing | Standing::Dead));
+        let serves =
+            |p: &&Proxy<'_>| p.serves() || (doubted && !p.never_healthy && matches!(p.standing, Standing::Ailing | Standing::Dead));
         let staying = self.census.proxies.iter().filter(serves).filter(|p| !self.is_leaving(&p.vm.id));
         staying.filter_map(|p| p.vm.address).filter(|_| !self.obs.meta.deleting).collect()
     }

@@ -44,7 +44,11 @@ impl Publication {
         let slices = families.into_iter().flat_map(|(family, short)| {
             let of_family: Vec<_> = self.serving.iter().filter(|a| a.is_ipv4() == (short == "v4")).collect();
             let chunks: Vec<_> = if of_family.is_empty() { vec![&[][..]] } else { of_family.chunks(PER_SLICE).collect() };
-            chunks.into_iter().enumerate().map(|(n, addresses)| self.slice(pool, family, &format!("{short}-{n}"), addresses)).collect::<Vec<_>>()
+            chunks
+                .into_iter()
+                .enumerate()
+                .map(|(n, addresses)| self.slice(pool, family, &format!("{short}-{n}"), addresses))
+                .collect::<Vec<_>>()
         });
         slices.collect()
     }
@@ -55,12 +59,14 @@ impl Publication {
         labels.insert("kubernetes.io/service-name".into(), pool.name.clone());
         labels.insert("endpointslice.kubernetes.io/managed-by".into(), names::FIELD_MANAGER.into());
         let ready = EndpointConditions { ready: Some(true), ..EndpointConditions::default() };
-        let endpoint = |address: &&IpAddr| Endpoint {
-            addresses: vec![address.to_string()],
-            conditions: Some(ready.clone()),
-            ..Endpoint::default()
+        let endpoint =
+            |address: &&IpAddr| Endpoint { addresses: vec![address.to_string()], conditions: Some(ready.clone()), ..Endpoint::default() };
+        let port = EndpointPort {
+            name: Some(PORT_NAME.into()),
+            port: Some(self.port.into()),
+            protocol: Some("TCP".into()),
+            ..EndpointPort::default()
         };
-        let port = EndpointPort { name: Some(PORT_NAME.into()), port: Some(self.port.into()), protocol: Some("TCP".into()), ..EndpointPort::default() };
         EndpointSlice {
             metadata,
             address_type: family.into(),

@@ -43,6 +43,8 @@ pub struct Settings {
     pub pool_defaults: Defaults,
     /// Provider name -> address to use instead of the cloud's own.
     pub cloud_addresses: BTreeMap<String, String>,
+    /// For how many seconds a cloud's list may not show what was done; `None`: what each provider's module says.
+    pub cloud_settle: Option<u32>,
 }
 
 /// Runs until `stop` completes or something essential ends.
@@ -62,7 +64,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     tasks.spawn(candidate.run(leads));
 
     let pools = Pools::new(client.clone(), leadership.clone(), &settings.identity);
-    let accounts = Accounts::new(client.clone(), settings.cloud_addresses.clone())?;
+    let accounts = Accounts::new(client.clone(), settings.cloud_addresses.clone(), settings.cloud_settle)?;
     let keeper = Keeper::new(pools, accounts, &settings.namespace, settings.pool_defaults);
     let measurer = Measurer::new(index.clone(), Scraper::new(Limits::default())?, news, metrics.clone());
     let context = Context {

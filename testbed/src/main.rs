@@ -36,6 +36,8 @@ enum Task {
     Build,
     /// Bring out a new version of a service under load, and watch
     Demo,
+    /// Recycle a pool of proxies in a fake cloud, and watch
+    DemoPool,
     /// Measure how fast the operator (its release build) goes back, and what it costs when nothing is to be done
     Bench {
         /// Only this
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Build => build(),
         Task::Demo => demo(),
+        Task::DemoPool => demo_pool(),
         Task::Bench { only } => bench(only),
         Task::Cloud { listen } => cloud(listen),
         Task::Up { bed, foreground: true } => foreground(&bed.name),
@@ -120,6 +123,21 @@ fn demo() -> anyhow::Result<()> {
     let namespace = namespace::enter("demo")?;
     let runtime = tokio::runtime::Runtime::new()?;
     match runtime.block_on(testbed::demo::run(&namespace)) {
+        Ok(true) => Ok(()),
+        Ok(false) => std::process::exit(1),
+        Err(error) => {
+            say!("demo FAILED: {error:#}");
+            std::process::exit(1)
+        }
+    }
+}
+
+fn demo_pool() -> anyhow::Result<()> {
+    Binaries::ensure()?;
+    let proxy = testbed::tinyproxy::program()?;
+    let namespace = namespace::enter("demo-pool")?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    match runtime.block_on(testbed::demo_pool::run(&namespace, proxy)) {
         Ok(true) => Ok(()),
         Ok(false) => std::process::exit(1),
         Err(error) => {

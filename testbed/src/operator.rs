@@ -24,10 +24,13 @@ pub fn repository() -> PathBuf {
 
 /// Installs definitions, rights and the finalizer policy from the repository's own manifests.
 pub async fn install(bed: &Bed) -> anyhow::Result<()> {
-    for file in ["crds/aether.dev_rollingupdates.yaml", "deploy/access.yaml", "deploy/finalizer-policy.yaml"] {
+    for file in
+        ["crds/aether.dev_rollingupdates.yaml", "crds/aether.dev_proxypools.yaml", "deploy/access.yaml", "deploy/finalizer-policy.yaml"]
+    {
         bed.apply_file(&repository().join(file)).await?;
     }
-    bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/rollingupdates.aether.dev"]).await?;
+    bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/rollingupdates.aether.dev", "crd/proxypools.aether.dev"])
+        .await?;
     // The API server looks for new kinds every 5 s before it lets admission policies see them; until then it answers 503.
     let example = repository().join("examples/minimal.yaml").display().to_string();
     let mut answer = bed.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", &example]).await;
@@ -53,13 +56,23 @@ impl Operator {
         Self::start_build(bed, &binary()?, name, admin_port, lease).await
     }
 
+    /// As [`Operator::start`], with more of its flags.
+    pub async fn start_with(bed: &Bed, name: &str, admin_port: u16, lease: Duration, flags: &[String]) -> anyhow::Result<Self> {
+        Self::launch(bed, &binary()?, name, admin_port, lease, flags).await
+    }
+
     /// As [`Operator::start`], with another build of it.
     pub async fn start_build(bed: &Bed, program: &Path, name: &str, admin_port: u16, lease: Duration) -> anyhow::Result<Self> {
+        Self::launch(bed, program, name, admin_port, lease, &[]).await
+    }
+
+    async fn launch(bed: &Bed, program: &Path, name: &str, admin_port: u16, lease: Duration, flags: &[String]) -> anyhow::Result<Self> {
         let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, NAME).await?;
         let mut command = Command::new(program);
         command
             .args(["run", "--namespace", NAMESPACE, "--admin-address", &format!("127.0.0.1:{admin_port}")])
             .args(["--lease-seconds", &lease.as_secs().to_string()])
+            .args(flags)
             .env("KUBECONFIG", kubeconfig)
             .env("RUST_LOG", "info,aether_operator=debug,kube_client=warn");
         let mut process = Process::spawn(bed.dir(), name, command)?;

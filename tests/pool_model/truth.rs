@@ -97,8 +97,12 @@ impl World {
             return Ok(());
         }
         let is_flown = self.status.in_flight.iter().any(|f| f.op != Op::Fill && f.replaces.as_deref() == Some(id));
-        if is_mute || (fails && !is_flown) {
-            return self.judge_health_delete(id, &wish, &real.vm.marks);
+        if is_mute || fails {
+            // One that was marked for recycling and fails since may go for either reason.
+            let by_health = self.judge_health_delete(id, &wish, &real.vm.marks);
+            if by_health.is_ok() || is_mute || !is_flown {
+                return by_health;
+            }
         }
         self.judge_voluntary(id, &real.vm.marks, &wish)
     }
