@@ -21,15 +21,25 @@ const FRAME: [&str; 2] = ["cat >/etc/tinyproxy/tinyproxy.conf <<'AETHER_END'\n",
 /// What needs root, and a VM has.
 const ROOTS: [&str; 2] = ["User ", "Group "];
 
-/// Makes sure that tinyproxy is in the cache, and says where. Needs a Debian or Ubuntu with package lists the first time.
+/// Makes sure that tinyproxy is in the cache, and says where. Needs a Debian or Ubuntu and its packages the first time.
 pub fn program() -> anyhow::Result<PathBuf> {
     let [folder] = ensure([Part { key: "tinyproxy-debian".into(), make: fetch }])?;
     Ok(folder.join("tinyproxy"))
 }
 
 fn fetch(work: &Path, out: &Path) -> anyhow::Result<()> {
-    let needed = "Debian's tinyproxy is needed for the tests of proxies (apt-get with package lists)";
-    run(Command::new("apt-get").args(["download", PACKAGE]).current_dir(work)).context(needed)?;
+    let needed = "Debian's tinyproxy is needed for the tests of proxies, and apt-get to fetch it";
+    // Package lists of our own: the machine's may be old or missing, and only root may renew them.
+    for folder in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(work.join(folder))?;
+    }
+    let lists = format!("Dir::State::Lists={}", work.join("lists").display());
+    let cache = format!("Dir::Cache={}", work.join("cache").display());
+    for task in [&["update"][..], &["download", PACKAGE]] {
+        let mut apt = Command::new("apt-get");
+        apt.args(["-q", "-o", &lists, "-o", &cache, "-o", "APT::Sandbox::User="]).args(task).current_dir(work);
+        run(&mut apt).context(needed)?;
+    }
     let packages = fs::read_dir(work)?.flatten().map(|f| f.path());
     let package = packages.into_iter().find(|p| p.extension().is_some_and(|e| e == "deb")).context(needed)?;
     run(Command::new("dpkg").arg("-x").arg(&package).arg(work.join("root"))).context(needed)?;
