@@ -129,7 +129,8 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     if !turn.held_for("restored", wish.settle.max(wish.drain)) || !drained {
         return busy("the old version drains before it goes");
     }
-    if wish.orders.paused && obs.status.state == State::Completing {
+    // What is deleted gets no more orders: nobody could ever lift the pause.
+    if wish.orders.paused && obs.status.state == State::Completing && !obs.meta.deleting {
         return Progress::Stuck("Paused", "spec.control.paused is true; the old version keeps its pods".into());
     }
     endpoints::tidy(turn);
