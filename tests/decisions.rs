@@ -192,6 +192,16 @@ fn a_rollback_that_was_decided_keeps_its_reason() {
 }
 
 #[test]
+fn a_pin_taken_away_while_the_old_version_ends_is_remembered_in_the_next_release() {
+    let ending = Seen { old: 0, ending: true, retired: true, paused: false, services: false, routing: "1:0", weights: None, ..seen("COMPLETING") };
+    let plan = Seen { apex: "user", ..ending.clone() }.plan();
+    assert_eq!(line(&plan), "flip web, COMPLETING (Completing)");
+    assert_eq!(plan.status.unwrap().interference.len(), 1);
+    let undisturbed = Seen { apex: "new", ..ending }.plan().status.unwrap();
+    assert!(undisturbed.interference.is_empty());
+}
+
+#[test]
 fn a_drain_does_not_begin_again_while_the_gateway_takes_the_route_back() {
     let lagging = Seen { rollback: "RollbackOrdered", acknowledged: 4, held: &[("drained", 40)], ..seen("ROLLING_BACK") };
     let still_split = lagging.plan();

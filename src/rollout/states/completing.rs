@@ -249,8 +249,11 @@ fn release(turn: &mut Turn<'_>) -> Progress {
     let obs = turn.obs;
     delete_services(turn);
     if !obs.old.pods.is_empty() {
-        if let Some(pin) = obs.new.pin.as_ref().filter(|_| obs.new.ready() > 0) {
-            // Somebody may take the pin away while they are there.
+        if let (Some(apex), Some(pin)) = (&obs.apex, obs.new.pin.as_ref().filter(|_| obs.new.ready() > 0)) {
+            if !apex::is_pinned_to(apex, pin) {
+                // There is nothing to give in to, but the next release must know of it.
+                let _ = interference::put_back(turn, Kind::Service, &apex.meta);
+            }
             stay_pinned(turn, pin);
         }
         return Progress::Busy(format!("{} pods of the old version are still ending", obs.old.pods.len()));
