@@ -344,7 +344,8 @@ impl Seen {
             index.measure(key.clone(), Arc::new(figures.measured(step)));
         }
         let obs = observe(&index, &key).unwrap();
-        let mut memory = Memory { from_start: !self.took_over, ..memory };
+        let started = now() - Duration::from_secs(self.since.unsigned_abs());
+        let mut memory = Memory { from_start: if self.took_over { memory.from_start } else { Some(started) }, ..memory };
         for (fact, seconds) in self.held {
             memory.since.insert(fact, now() - Duration::from_secs(seconds.unsigned_abs()));
         }

@@ -291,7 +291,9 @@ pub fn release_apex(turn: &mut Turn<'_>, live: Option<&Pin>, live_is_workload: b
     });
     let (Some(why), Some(live)) = (returns, live) else {
         if apex::is_pinned(apex) {
-            turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
+            let write = Write::Patch(Target::of(Kind::Service, &apex.meta), apex::unpin(apex));
+            let live = if obs.status.state == State::RollingBack { rolling_back::nothing_left(obs) } else { Vec::new() };
+            turn.act_if("one version is left, so the Service needs no pin", write, live);
         }
         return None;
     };
