@@ -9,7 +9,7 @@ use aether_operator::api::rolling_update::{Decision, Objects, Verdict};
 use aether_operator::api::{RollingUpdateStatus, State};
 use aether_operator::cluster::facts::{Key, Kind};
 use aether_operator::rollout::decide::Cause;
-use aether_operator::rollout::model::{LateCreate, Memory, Target, late_create};
+use aether_operator::rollout::model::{LateCreate, LiveCheck, Memory, Target, late_create};
 use rstest::rstest;
 use serde_json::{Value, json};
 use small_world::{Figures, Seen, figures, line, now, seen};
@@ -199,6 +199,28 @@ fn a_pin_taken_away_while_the_old_version_ends_is_remembered_in_the_next_release
     assert_eq!(plan.status.unwrap().interference.len(), 1);
     let undisturbed = Seen { apex: "new", ..ending }.plan().status.unwrap();
     assert!(undisturbed.interference.is_empty());
+}
+
+/// A process that has just begun may know the cluster as it was a while ago.
+#[test]
+fn what_a_stale_list_could_undo_is_read_live() {
+    let update = LiveCheck::Unchanged(Target { kind: Kind::RollingUpdate, key: Key::new("shop", "web") }, "9".into());
+    let pin = Seen { apex: "user", new: None, services: false, weights: None, ..seen("DEPLOYING") }.plan();
+    assert!(line(&pin).starts_with("pin web") && pin.actions[0].live.contains(&update), "{:?}", pin.actions[0].live);
+    let new = LiveCheck::Gone(Target { kind: Kind::Deployment, key: Key::new("shop", "web-2-0-0") }, "RollingUpdate-web".into());
+    let end = Seen { rollback: "RollbackOrdered", weights: None, new: None, services: false, ..seen("ROLLING_BACK") };
+    let unpin = end.plan();
+    assert!(line(&unpin).starts_with("unpin web") && unpin.actions[0].live.contains(&new), "{:?}", unpin.actions[0].live);
+    let over = Seen { paused: false, apex: "user", ..end }.plan();
+    assert!(line(&over).starts_with("ROLLED_BACK") && over.live.contains(&new), "{:?}", over.live);
+}
+
+/// Its start was refused: another process has begun the update, which may be about to write for it still.
+#[test]
+fn an_update_that_another_process_began_is_not_led_from_its_start() {
+    let memory = Memory { from_start: Some(now()), ..Memory::default() };
+    let back = Seen { took_over: true, spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), ..seen("DEPLOYING") };
+    assert!(line(&back.plan_with(memory)).starts_with("mark web, mark web, mark web, "));
 }
 
 #[test]
