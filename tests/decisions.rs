@@ -193,7 +193,8 @@ fn a_rollback_that_was_decided_keeps_its_reason() {
 
 #[test]
 fn a_pin_taken_away_while_the_old_version_ends_is_remembered_in_the_next_release() {
-    let ending = Seen { old: 0, ending: true, retired: true, paused: false, services: false, routing: "1:0", weights: None, ..seen("COMPLETING") };
+    let ending =
+        Seen { old: 0, ending: true, retired: true, paused: false, services: false, routing: "1:0", weights: None, ..seen("COMPLETING") };
     let plan = Seen { apex: "user", ..ending.clone() }.plan();
     assert_eq!(line(&plan), "flip web, COMPLETING (Completing)");
     assert_eq!(plan.status.unwrap().interference.len(), 1);
