@@ -208,6 +208,9 @@ fn what_a_stale_list_could_undo_is_read_live() {
     let update = LiveCheck::Unchanged(Target { kind: Kind::RollingUpdate, key: Key::new("shop", "web") }, "9".into());
     let pin = Seen { apex: "user", new: None, services: false, weights: None, ..seen("DEPLOYING") }.plan();
     assert!(line(&pin).starts_with("pin web") && pin.actions[0].live.contains(&update), "{:?}", pin.actions[0].live);
+    let service = LiveCheck::Absent(Target { kind: Kind::Service, key: Key::new("shop", "web") });
+    let delete = Seen { rollback: "RollbackBeforeTraffic", service: false, weights: None, ..seen("ROLLING_BACK") }.plan();
+    assert!(line(&delete).starts_with("delete Deployment") && delete.actions[0].live.contains(&service), "{:?}", delete.actions[0].live);
     let new = LiveCheck::Gone(Target { kind: Kind::Deployment, key: Key::new("shop", "web-2-0-0") }, "RollingUpdate-web".into());
     let end = Seen { rollback: "RollbackOrdered", weights: None, new: None, services: false, ..seen("ROLLING_BACK") };
     let unpin = end.plan();

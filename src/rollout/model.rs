@@ -305,6 +305,8 @@ pub enum LiveCheck {
     RouteWithout(Key, Vec<String>),
     /// The object is at the version that was looked at: a create, for one, has no guard of its own.
     Unchanged(Target, String),
+    /// There is no such object.
+    Absent(Target),
     /// Nothing of that name is there that was made for the update with that UID.
     Gone(Target, String),
 }
@@ -320,7 +322,7 @@ impl LiveCheck {
         let (kind, key) = match self {
             Self::Selector(key, _) => (Kind::Service, key),
             Self::RouteWithout(key, _) => (Kind::HttpRoute, key),
-            Self::Unchanged(target, _) | Self::Gone(target, _) => return target.clone(),
+            Self::Unchanged(target, _) | Self::Absent(target) | Self::Gone(target, _) => return target.clone(),
         };
         Target { kind, key: key.clone() }
     }
@@ -328,7 +330,7 @@ impl LiveCheck {
     /// Whether it is so; `None`: there is no such object.
     pub fn holds(&self, found: Option<&Fact>) -> bool {
         match (self, found) {
-            (Self::Gone(..), None) => true,
+            (Self::Absent(_) | Self::Gone(..), None) => true,
             (Self::Gone(..), Some(Fact::Deployment(deployment))) => !is_revision_of(deployment, &deployment.meta.name),
             (Self::Gone(_, update), Some(Fact::Service(service))) => !is_service_of(service, update),
             (Self::Unchanged(_, version), Some(fact)) => fact.meta().resource_version == *version,

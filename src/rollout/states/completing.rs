@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::api::conditions::Answer;
 use crate::api::rolling_update::{CleanupPolicy, Outcome};
 use crate::api::{State, names};
-use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::facts::{Deployment, Key, Kind};
 use crate::cluster::patch;
 use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
@@ -178,8 +178,12 @@ pub fn routes_are_whole(obs: &Observation) -> Vec<LiveCheck> {
 
 /// And the apex selects that version alone.
 pub fn only_reached(obs: &Observation, pin: &Pin) -> Vec<LiveCheck> {
-    let apex = obs.apex.iter().map(|apex| LiveCheck::Selector(apex.meta.key(), apex::pinned_selector(apex, pin)));
-    routes_are_whole(obs).into_iter().chain(apex).collect()
+    let apex = match &obs.apex {
+        Some(apex) => LiveCheck::Selector(apex.meta.key(), apex::pinned_selector(apex, pin)),
+        // Somebody may just have made it again, and it selects all versions then.
+        None => LiveCheck::Absent(Target { kind: Kind::Service, key: Key::new(&obs.meta.namespace, &obs.objects.service) }),
+    };
+    routes_are_whole(obs).into_iter().chain([apex]).collect()
 }
 
 /// The version Services go first, so that no selector names the old pods any more; then the old version.
