@@ -12,7 +12,7 @@ use aether_operator::rollout::model::{Action, LateCreate, LiveCheck, Plan, Targe
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::invariants::{Violation, ensure};
+use super::invariants::{Checker, Violation, ensure};
 use super::operator::fact;
 use super::sim::Sim;
 use super::world::{NS, Objects, Refusal, World, text};
@@ -197,7 +197,13 @@ impl Sim {
                 _ => &[],
             };
             self.checkers.iter_mut().for_each(|c| c.excuse_until(excused, now + Duration::from_millis(1)));
+            // By pods the selector is the weight: a step that was decided before somebody ordered otherwise, as above.
+            let is_weight = |c: &&mut Checker| target.kind == Kind::Service && c.by_pods && c.apex == target.key.name;
+            let weighed = self.checkers.iter_mut().filter(is_weight);
+            weighed.for_each(|c| c.excuse_until(&["R4", "R11", "share"], now + Duration::from_millis(1)));
             let taken = self.deliver(&target, status, call)?;
+            let weighed = self.checkers.iter_mut().filter(is_weight);
+            weighed.filter(|_| taken).for_each(|c| c.excuse_until(&["R11", "share"], now + PUT_RIGHT));
             self.cluster.world.note(if taken { ".. and is taken" } else { ".. and is refused" });
             if taken && target.kind == Kind::Pod {
                 // Another one comes into service instead.
