@@ -9,7 +9,7 @@ use aether_operator::api::rolling_update::{Decision, Objects, Verdict};
 use aether_operator::api::{RollingUpdateStatus, State};
 use aether_operator::cluster::facts::{Key, Kind};
 use aether_operator::rollout::decide::Cause;
-use aether_operator::rollout::model::{LateCreate, Memory, Target, late_create};
+use aether_operator::rollout::model::{LateCreate, LiveCheck, Memory, Target, late_create};
 use rstest::rstest;
 use serde_json::{Value, json};
 use small_world::{Figures, Seen, figures, line, now, seen};
@@ -125,6 +125,8 @@ use small_world::{Figures, Seen, figures, line, now, seen};
 #[case::retire(Seen { apex: "new", routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "delete 2 Services, scale web, COMPLETING (Completing)")]
 #[case::grace_period(Seen { spec: json!({"cleanupPolicy": "GRACE_PERIOD"}), apex: "new", routing: "1:0", weights: None, held: &[("flipped", 299), ("restored", 299)], ..seen("COMPLETING") }, "COMPLETING (Completing)")]
 #[case::keep(Seen { spec: json!({"cleanupPolicy": "MANUAL"}), apex: "new", services: false, routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "note web, COMPLETED (OldVersionKept)")]
+#[case::paused_before_the_end(Seen { spec: control(json!({"paused": true})), apex: "new", routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "COMPLETING (Paused)")]
+#[case::a_pause_does_not_hold_what_is_deleted(Seen { deleting: true, retired: true, spec: control(json!({"paused": true})), apex: "new", services: false, routing: "1:0", weights: None, held: &[("flipped", 30), ("restored", 30)], ..seen("COMPLETING") }, "scale web, COMPLETING (Completing)")]
 #[case::unpin_last(Seen { old: 0, retired: true, paused: false, services: false, apex: "new", routing: "1:0", weights: None, ..seen("COMPLETING") }, "unpin web, COMPLETING (Completing)")]
 #[case::completed(Seen { old: 0, retired: true, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETING") }, "COMPLETED (Completed)")]
 #[case::too_late_to_go_back(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), old: 0, retired: true, paused: false, services: false, apex: "user", routing: "1:0", weights: None, ..seen("COMPLETING") }, "COMPLETED (Completed)")]
@@ -187,6 +189,42 @@ fn a_rollback_that_was_decided_keeps_its_reason() {
     let plan = seen("ROUTING").plan_with(Memory { going_back: Some(cause.clone()), ..Memory::default() });
     assert!(line(&plan).contains("ROLLING_BACK (ConflictingManager)"), "{}", line(&plan));
     assert_eq!(plan.memory.going_back, Some(cause));
+}
+
+#[test]
+fn a_pin_taken_away_while_the_old_version_ends_is_remembered_in_the_next_release() {
+    let ending =
+        Seen { old: 0, ending: true, retired: true, paused: false, services: false, routing: "1:0", weights: None, ..seen("COMPLETING") };
+    let plan = Seen { apex: "user", ..ending.clone() }.plan();
+    assert_eq!(line(&plan), "flip web, COMPLETING (Completing)");
+    assert_eq!(plan.status.unwrap().interference.len(), 1);
+    let undisturbed = Seen { apex: "new", ..ending }.plan().status.unwrap();
+    assert!(undisturbed.interference.is_empty());
+}
+
+/// A process that has just begun may know the cluster as it was a while ago.
+#[test]
+fn what_a_stale_list_could_undo_is_read_live() {
+    let update = LiveCheck::Unchanged(Target { kind: Kind::RollingUpdate, key: Key::new("shop", "web") }, "9".into());
+    let pin = Seen { apex: "user", new: None, services: false, weights: None, ..seen("DEPLOYING") }.plan();
+    assert!(line(&pin).starts_with("pin web") && pin.actions[0].live.contains(&update), "{:?}", pin.actions[0].live);
+    let service = LiveCheck::Absent(Target { kind: Kind::Service, key: Key::new("shop", "web") });
+    let delete = Seen { rollback: "RollbackBeforeTraffic", service: false, weights: None, ..seen("ROLLING_BACK") }.plan();
+    assert!(line(&delete).starts_with("delete Deployment") && delete.actions[0].live.contains(&service), "{:?}", delete.actions[0].live);
+    let new = LiveCheck::Gone(Target { kind: Kind::Deployment, key: Key::new("shop", "web-2-0-0") }, "RollingUpdate-web".into());
+    let end = Seen { rollback: "RollbackOrdered", weights: None, new: None, services: false, ..seen("ROLLING_BACK") };
+    let unpin = end.plan();
+    assert!(line(&unpin).starts_with("unpin web") && unpin.actions[0].live.contains(&new), "{:?}", unpin.actions[0].live);
+    let over = Seen { paused: false, apex: "user", ..end }.plan();
+    assert!(line(&over).starts_with("ROLLED_BACK") && over.live.contains(&new), "{:?}", over.live);
+}
+
+/// Its start was refused: another process has begun the update, which may be about to write for it still.
+#[test]
+fn an_update_that_another_process_began_is_not_led_from_its_start() {
+    let memory = Memory { from_start: Some(now()), ..Memory::default() };
+    let back = Seen { took_over: true, spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), ..seen("DEPLOYING") };
+    assert!(line(&back.plan_with(memory)).starts_with("mark web, mark web, mark web, "));
 }
 
 #[test]

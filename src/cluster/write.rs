@@ -85,8 +85,11 @@ impl Writer {
         }
     }
 
-    /// Replaces the status of a RollingUpdate, if nobody has written the object since it was looked at.
-    pub async fn status(&self, meta: &Meta, status: &RollingUpdateStatus) -> Result<(), WriteError> {
+    /// Replaces the status of a RollingUpdate, if nobody has written the object since it was looked at and these things are so.
+    pub async fn status(&self, meta: &Meta, status: &RollingUpdateStatus, live: &[LiveCheck]) -> Result<(), WriteError> {
+        for check in live {
+            self.check(check).await?;
+        }
         let target = Target::of(Kind::RollingUpdate, meta);
         let ops = vec![patch::only_at(meta), patch::add("/status", serde_json::to_value(status).unwrap_or_default())];
         self.patch(&target, ops, Some("status")).await
@@ -217,27 +220,14 @@ impl Writer {
 
     /// Reads what a destructive write depends on.
     async fn check(&self, check: &LiveCheck) -> Result<(), WriteError> {
-        let (kind, key) = match check {
-            LiveCheck::Selector(key, _) => (Kind::Service, key),
-            LiveCheck::RouteWithout(key, _) => (Kind::HttpRoute, key),
-            LiveCheck::Unchanged(key, _) => (Kind::RollingUpdate, key),
-        };
-        let target = Target { kind, key: key.clone() };
-        let api = client::api(&self.client, kind, &key.namespace);
-        let Some(object) = bounded(api.get_opt(&key.name)).await.map_err(|e| later(&target, &e))? else {
-            return Err(WriteError::Stale(target, "it is gone".into()));
-        };
-        let fact = Fact::read(kind, object.clone());
-        self.learn(kind, object);
-        let holds = match (check, &fact) {
-            (LiveCheck::Unchanged(_, version), fact) => fact.meta().resource_version == *version,
-            (LiveCheck::Selector(_, selector), Fact::Service(service)) => service.selector == *selector,
-            (LiveCheck::RouteWithout(_, services), Fact::HttpRoute(route)) => {
-                !services.iter().any(|s| crate::traffic::gateway::names_service(route, s))
-            }
-            _ => false,
-        };
-        if holds { Ok(()) } else { Err(WriteError::Stale(target, "it was changed".into())) }
+        let target = check.target();
+        let api = client::api(&self.client, target.kind, &target.key.namespace);
+        let found = bounded(api.get_opt(&target.key.name)).await.map_err(|e| later(&target, &e))?;
+        let holds = check.holds(found.clone().map(|object| Fact::read(target.kind, object)).as_ref());
+        if let Some(object) = found {
+            self.learn(target.kind, object);
+        }
+        if holds { Ok(()) } else { Err(WriteError::Stale(target, "it is not as it was looked at".into())) }
     }
 
     /// Sends one mutating request, if still the leader.

@@ -44,7 +44,7 @@ pub async fn apply(writer: &Writer, publisher: &Publisher, obs: &Observation, pl
     }
     if let Some(status) = &plan.status {
         tracing::info!(update = %obs.meta.key(), state = %status.state, routing = status.routing, "recording");
-        if let Err(error) = writer.status(&obs.meta, status).await {
+        if let Err(error) = writer.status(&obs.meta, status, &plan.live).await {
             return failed(obs, error);
         }
         for note in plan.notes.clone() {

@@ -181,7 +181,9 @@ impl<'a> Turn<'a> {
     fn new(obs: &'a Observation, memory: &'a Memory, now: Time) -> Self {
         // What was refused counts for the attempt it was refused in.
         let refused = if obs.status.state.is_active() { memory.refused.clone() } else { <_>::default() };
-        let (denied, from_start) = (memory.denied.clone(), memory.from_start);
+        // Another process may have begun it, and this one was refused.
+        let is_on_record = |at: &Time| obs.status.state != State::Deploying || obs.status.state_since == Some(*at);
+        let (denied, from_start) = (memory.denied.clone(), memory.from_start.filter(is_on_record));
         let plan = Plan { memory: Memory { refused, denied, from_start, ..Memory::default() }, ..Plan::default() };
         Self { obs, memory, now, status: obs.status.clone(), plan, late: false, is_writing: false }
     }
@@ -203,6 +205,11 @@ impl<'a> Turn<'a> {
     /// A fact ends here: if it holds again, it is from the next turn on.
     pub fn forget(&mut self, fact: &'static str) {
         self.plan.memory.since.remove(fact);
+    }
+
+    /// Whether this process has led the update from its start.
+    pub fn leads_from_start(&self) -> bool {
+        self.plan.memory.from_start.is_some()
     }
 
     /// Whether a fact was said to hold in this turn.
@@ -252,9 +259,9 @@ impl<'a> Turn<'a> {
         self.plan.actions.iter().any(|a| matches!(&a.write, Write::Patch(target, _) if *target == it))
     }
 
-    /// From here on this process leads the update from its start.
+    /// From here on this process leads the update from its start, if that gets on record.
     pub fn starts(&mut self) {
-        self.plan.memory.from_start = true;
+        self.plan.memory.from_start = Some(self.now);
     }
 
     /// Adds a write.
@@ -348,14 +355,23 @@ impl<'a> Turn<'a> {
         self.late
     }
 
+    /// The update is as it was looked at: a process that has just begun may know it as it was before it ended.
+    pub fn still_wanted(&self) -> LiveCheck {
+        LiveCheck::unchanged(Kind::RollingUpdate, &self.obs.meta)
+    }
+
+    /// What this turn says is written only if these things are so, read live.
+    pub fn say_if(&mut self, live: Vec<LiveCheck>) {
+        self.plan.live = live;
+    }
+
     /// A new object of ours, unless the API server has refused it.
     pub fn create(&mut self, why: &'static str, kind: Kind, name: &str, object: Value) {
         if self.memory.refused.contains_key(name) {
             return;
         }
         let key = Key::new(&self.obs.meta.namespace, name);
-        let meta = &self.obs.meta;
-        let live = vec![LiveCheck::Unchanged(meta.key(), meta.resource_version.clone())];
+        let live = vec![self.still_wanted()];
         self.act_if(why, Write::Create(Target { kind, key }, object), live);
     }
 

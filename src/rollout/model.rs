@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::api::rolling_update::{Objects, ShiftMode};
 use crate::api::{Ratio, RollingUpdateStatus, State, Time, names};
-use crate::cluster::facts::{Deployment, HttpRoute, Key, Kind, Meta, Pod, ReplicaSet, Service};
+use crate::cluster::facts::{Deployment, Fact, HttpRoute, Key, Kind, Meta, Pod, ReplicaSet, Service};
 use crate::metrics_source::measure::Measured;
 use crate::traffic::apex::Pin;
-use crate::traffic::gateway::Names;
+use crate::traffic::gateway::{Names, names_service};
 
 use super::build::{Owner, short_hash};
 use super::decide::Cause;
@@ -193,8 +193,8 @@ pub struct Memory {
     pub denied: Option<String>,
     /// Why a rollback was decided, whether or not its record could be written yet.
     pub going_back: Option<Cause>,
-    /// This process has led the update from its start: no other one can be about to write for it.
-    pub from_start: bool,
+    /// When this process began the update that it has led ever since: no other one can be about to write for it.
+    pub from_start: Option<Time>,
     /// The ratio that the Service's endpoints are on their way to, in Pods mode.
     pub heading: Option<Ratio>,
 }
@@ -206,6 +206,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// To be written after the actions, if it says anything new.
     pub status: Option<RollingUpdateStatus>,
+    /// Read live right before the status is written: what an end depends on.
+    pub live: Vec<LiveCheck>,
     /// To be published with the status.
     pub notes: Vec<Note>,
     /// To look again after this time even if nothing happens.
@@ -301,8 +303,42 @@ pub enum LiveCheck {
     Selector(Key, BTreeMap<String, String>),
     /// The route names none of these Services.
     RouteWithout(Key, Vec<String>),
-    /// The RollingUpdate is at the version that was looked at: a create has no guard of its own.
-    Unchanged(Key, String),
+    /// The object is at the version that was looked at: a create, for one, has no guard of its own.
+    Unchanged(Target, String),
+    /// There is no such object.
+    Absent(Target),
+    /// Nothing of that name is there that was made for the update with that UID.
+    Gone(Target, String),
+}
+
+impl LiveCheck {
+    /// That object is as it was looked at.
+    pub fn unchanged(kind: Kind, meta: &Meta) -> Self {
+        Self::Unchanged(Target::of(kind, meta), meta.resource_version.clone())
+    }
+
+    /// What is read.
+    pub fn target(&self) -> Target {
+        let (kind, key) = match self {
+            Self::Selector(key, _) => (Kind::Service, key),
+            Self::RouteWithout(key, _) => (Kind::HttpRoute, key),
+            Self::Unchanged(target, _) | Self::Absent(target) | Self::Gone(target, _) => return target.clone(),
+        };
+        Target { kind, key: key.clone() }
+    }
+
+    /// Whether it is so; `None`: there is no such object.
+    pub fn holds(&self, found: Option<&Fact>) -> bool {
+        match (self, found) {
+            (Self::Absent(_) | Self::Gone(..), None) => true,
+            (Self::Gone(..), Some(Fact::Deployment(deployment))) => !is_revision_of(deployment, &deployment.meta.name),
+            (Self::Gone(_, update), Some(Fact::Service(service))) => !is_service_of(service, update),
+            (Self::Unchanged(_, version), Some(fact)) => fact.meta().resource_version == *version,
+            (Self::Selector(_, selector), Some(Fact::Service(service))) => service.selector == *selector,
+            (Self::RouteWithout(_, services), Some(Fact::HttpRoute(route))) => !services.iter().any(|s| names_service(route, s)),
+            _ => false,
+        }
+    }
 }
 
 /// Something people should hear about: an Event.

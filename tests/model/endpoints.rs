@@ -53,18 +53,25 @@ pub struct Service {
     slack: Duration,
     /// So many pods a version that is not live was to have when the Service came to it, or has had since.
     alone: usize,
+    /// Since when more of another version serve than may, and how many did when they still might.
+    over: Option<(Time, usize)>,
 }
 
 impl Service {
     pub fn new(size: i64, now: Time) -> Self {
         let size = usize::try_from(size).unwrap();
         let slack = Duration::ZERO;
-        Self { size, seen: Seen::default(), shifted: now, turned: now, died: None, hurt: None, slack, alone: 0 }
+        Self { size, seen: Seen::default(), shifted: now, turned: now, died: None, hurt: None, slack, alone: 0, over: None }
     }
 
     /// From now on it heals.
     pub fn is_hurt(&mut self, now: Time) {
         self.hurt = Some(now);
+    }
+
+    /// So many pods of another version may serve from now on: those that are too many were right until now.
+    pub fn allow(&mut self, most: usize, seen: &Seen, now: Time) {
+        self.over = (seen.others > most).then(|| self.over.unwrap_or((now, self.seen.others)));
     }
 
     /// A pod has died, and the operator may not have heard of it.
@@ -154,7 +161,9 @@ impl Checker {
         })?;
         let serving = self.in_service(objects);
         let others = self.of_another(objects, &serving);
-        ensure(others <= most, "share", || format!("{others} pods of another version serve in {state}; at most {most} may"))?;
+        // Less was ordered: going back takes writes of many pods, each seen before the next, and never more than before serve meanwhile.
+        let goes_back = self.service.over.is_some_and(|(since, before)| others <= before && now < since + HEALS);
+        ensure(others <= most || goes_back, "share", || format!("{others} pods of another version serve in {state}; at most {most} may"))?;
         let healing = self.service.hurt.is_some_and(|since| now < since + HEALS);
         let floor = self.floor(objects, state);
         let shown = ready_endpoints(objects, &self.apex);
@@ -184,7 +193,7 @@ impl Checker {
     }
 
     /// So many pods of another version may serve.
-    fn most(&self, objects: &Objects, state: State, now: Time) -> usize {
+    pub fn most(&self, objects: &Objects, state: State, now: Time) -> usize {
         match state {
             State::Completing | State::Completed | State::Pending => usize::MAX,
             // There is nobody to go back to, or not yet.

@@ -218,7 +218,9 @@ impl Checker {
             // Its owner may have asked for fewer.
             self.service.size = self.service.size.min(wanted);
         }
-        self.service.remember(self.see(objects), self.slack, now);
+        let seen = self.see(objects);
+        self.service.allow(self.most(objects, self.state(objects), now), &seen, now);
+        self.service.remember(seen, self.slack, now);
     }
 
     /// The workload's own rollout is over: from now on that is the version it runs.

@@ -28,7 +28,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aether_operator::api::State;
 use requests::{FAULTS, Fault};
-use scenario::{Scenario, When};
+use scenario::{Act, Goal, Scenario, When};
+use serde_json::json;
 use sim::{Faults, Report, run};
 
 /// Mutating requests of a promotion in five steps.
@@ -188,6 +189,19 @@ fn two_leaders() {
     let superseded = scenarios::supersede::superseded(State::Routing, 9000);
     for scenario in [Scenario::new("promotion"), scenarios::pods::by_pods("promotion"), superseded] {
         at_every_write(&scenario, &[Fault::Frozen], 9000);
+    }
+}
+
+/// Another process takes over when the update goes back already, and knows the cluster as it was before anything was made.
+#[test]
+fn a_rollback_by_a_process_that_knows_little() {
+    let before = |scenario: Scenario, act| scenario.when(When::State(State::Deploying, 1500), act);
+    let back = || Act::Spec(json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}));
+    for by in [Scenario::new as fn(&str) -> Scenario, scenarios::pods::by_pods] {
+        for stale in [3000, 6000, 12_000] {
+            at_every_write(&before(by("rolled back at once"), back()).rolled_back(), &DEAF, stale);
+            at_every_write(&before(by("deleted at once"), Act::Delete).ends(Goal::Gone, "1.0.0"), &DEAF, stale);
+        }
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use aether_operator::api::{State, conditions};
+use aether_operator::api::{State, Time, conditions};
 use aether_operator::cluster::facts::{Key, Kind};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::invariants::{Checked, ensure};
+use super::invariants::{Checked, Checker, ensure};
 use super::sim::{Sim, UPDATE, reason_of};
 use super::truth;
-use super::world::{NS, World, is_deleting, items, millis, stamp, text};
+use super::world::{NS, Objects, World, is_deleting, items, millis, stamp, text};
 
 /// What is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,12 @@ fn has_given_in(world: &World) -> bool {
 const GIVES_IN_AT: usize = 3;
 const FIGHT: Duration = Duration::from_mins(5);
 
+/// Whether a route names a version of the update.
+fn names_a_version(objects: &Objects, route: &Value) -> bool {
+    let is_version = |name: &str| truth::find(objects, Kind::Service, name).is_some_and(|s| truth::is_version_service_of(s, UPDATE));
+    items(route, "/spec/rules").flat_map(|rule| items(rule, "/backendRefs")).any(|b| is_version(text(b, "/name")))
+}
+
 impl Sim {
     /// Undoes what there is to undo, when its time has come and an update is on.
     pub fn meddle(&mut self) -> Checked {
@@ -81,11 +87,20 @@ impl Sim {
         // Before that nobody can tell that it was there already.
         let state = self.checkers[0].state(&world.objects);
         let made = truth::find(&world.objects, Kind::Deployment, "web-2-0-0").is_some();
+        // A route may be shared: what another update has there is no affair of this one.
+        let stood_on = match meddler.undoes {
+            Undoes::Weights => world.at(kind, &key).is_some_and(|route| names_a_version(&world.objects, route)),
+            Undoes::Pin | Undoes::Pause => true,
+        };
+        let lately = |meddled: &[Time]| meddled.iter().filter(|at| **at + FIGHT > now).count();
+        // When the old version has gone there is nothing to give in to: it is put back, and two such times are kept in mind.
+        let retired = state == State::Completing && Checker::wanted(&world.objects, &self.checkers[0].live) == 0;
+        let is_kept = stood_on && (!retired || lately(&self.meddled) < GIVES_IN_AT - 1);
         // On the way back it is put back for as long as it takes.
-        if made && state != State::RollingBack && (state != State::Deploying || meddler.undoes != Undoes::Weights) {
+        if made && is_kept && state != State::RollingBack && (state != State::Deploying || meddler.undoes != Undoes::Weights) {
             self.meddled.push(now);
         }
-        let lately = self.meddled.iter().filter(|at| **at + FIGHT > now).count();
+        let lately = lately(&self.meddled);
         // What could not be recorded is not known to the next process.
         ensure(lately <= GIVES_IN_AT + self.lost || state == State::RollingBack, "fight", || {
             format!("{:?} was put back {GIVES_IN_AT} times within {FIGHT:?}, and it goes on in {state}", meddler.undoes)

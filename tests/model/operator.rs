@@ -143,7 +143,7 @@ impl Sim {
                 bug.after(&obs, &mut plan, self.cluster.world.now);
             }
             let quiet = plan.actions.is_empty() && plan.status.is_none();
-            match self.carry_out(&plan.actions, &obs.meta, plan.status.as_ref()) {
+            match self.carry_out(&plan, &obs.meta) {
                 Ok(()) if quiet => {
                     kept.failures = 0;
                     again = plan.requeue;

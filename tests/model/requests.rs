@@ -4,16 +4,15 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aether_operator::api::{RollingUpdateStatus, Time, names};
+use aether_operator::api::{Time, names};
 use aether_operator::cluster::facts::{Fact, Key, Kind, Meta};
 use aether_operator::cluster::patch;
 use aether_operator::rollout::build::Owner;
-use aether_operator::rollout::model::{Action, LateCreate, LiveCheck, Target, Write, is_service_of, late_create};
-use aether_operator::traffic::gateway::names_service;
+use aether_operator::rollout::model::{Action, LateCreate, LiveCheck, Plan, Target, Write, is_service_of, late_create};
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::invariants::{Violation, ensure};
+use super::invariants::{Checker, Violation, ensure};
 use super::operator::fact;
 use super::sim::Sim;
 use super::world::{NS, Objects, Refusal, World, text};
@@ -76,10 +75,10 @@ pub struct Late {
 }
 
 impl Sim {
-    pub fn carry_out(&mut self, actions: &[Action], meta: &Meta, status: Option<&RollingUpdateStatus>) -> Result<(), End> {
+    pub fn carry_out(&mut self, plan: &Plan, meta: &Meta) -> Result<(), End> {
         self.at_work = (meta.key(), meta.uid.clone());
         let mut broken = None;
-        for action in actions {
+        for action in &plan.actions {
             if broken.is_some() && !action.regardless {
                 continue;
             }
@@ -91,7 +90,10 @@ impl Sim {
         if let Some(end) = broken {
             return Err(end);
         }
-        if let Some(status) = status {
+        if let Some(status) = &plan.status {
+            for check in &plan.live {
+                self.check(check)?;
+            }
             let target = Target { kind: Kind::RollingUpdate, key: meta.key() };
             let ops = [patch::only_at(meta), patch::add("/status", serde_json::to_value(status).unwrap())];
             self.patch(&target, &ops, true)?;
@@ -195,7 +197,13 @@ impl Sim {
                 _ => &[],
             };
             self.checkers.iter_mut().for_each(|c| c.excuse_until(excused, now + Duration::from_millis(1)));
+            // By pods the selector is the weight: a step that was decided before somebody ordered otherwise, as above.
+            let is_weight = |c: &&mut Checker| target.kind == Kind::Service && c.by_pods && c.apex == target.key.name;
+            let weighed = self.checkers.iter_mut().filter(is_weight);
+            weighed.for_each(|c| c.excuse_until(&["R4", "R11", "share"], now + Duration::from_millis(1)));
             let taken = self.deliver(&target, status, call)?;
+            let weighed = self.checkers.iter_mut().filter(is_weight);
+            weighed.filter(|_| taken).for_each(|c| c.excuse_until(&["R11", "share"], now + PUT_RIGHT));
             self.cluster.world.note(if taken { ".. and is taken" } else { ".. and is refused" });
             if taken && target.kind == Kind::Pod {
                 // Another one comes into service instead.
@@ -309,20 +317,12 @@ impl Sim {
     }
 
     fn check(&mut self, check: &LiveCheck) -> Result<(), End> {
-        let (kind, key) = match check {
-            LiveCheck::Selector(key, _) => (Kind::Service, key),
-            LiveCheck::RouteWithout(key, _) => (Kind::HttpRoute, key),
-            LiveCheck::Unchanged(key, _) => (Kind::RollingUpdate, key),
-        };
-        let Some(object) = self.cluster.world.at(kind, key).cloned() else { return Err(End::Stale) };
-        self.learn(kind, &object);
-        let holds = match (check, fact(kind, &object)) {
-            (LiveCheck::Unchanged(_, version), fact) => fact.meta().resource_version == *version,
-            (LiveCheck::Selector(_, selector), Fact::Service(service)) => service.selector == *selector,
-            (LiveCheck::RouteWithout(_, services), Fact::HttpRoute(route)) => !services.iter().any(|s| names_service(&route, s)),
-            _ => false,
-        };
-        if holds { Ok(()) } else { Err(End::Stale) }
+        let Target { kind, key } = check.target();
+        let found = self.cluster.world.at(kind, &key).cloned();
+        if let Some(object) = &found {
+            self.learn(kind, object);
+        }
+        if check.holds(found.map(|object| fact(kind, &object)).as_ref()) { Ok(()) } else { Err(End::Stale) }
     }
 
     fn learn(&mut self, kind: Kind, object: &Arc<Value>) {

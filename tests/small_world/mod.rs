@@ -55,6 +55,8 @@ pub struct Seen {
     pub service: bool,
     /// The old version's pods are ready.
     pub old_ready: bool,
+    /// Pods of the old version are ending.
+    pub ending: bool,
     /// The old version was retired: its Deployment says which version is live.
     pub retired: bool,
     /// Another update is at work on the workload.
@@ -98,6 +100,7 @@ pub fn seen(state: &'static str) -> Seen {
         workload: true,
         service: true,
         old_ready: true,
+        ending: false,
         retired: false,
         rival: false,
         autoscaler: false,
@@ -197,6 +200,11 @@ impl Seen {
             if self.old_ready {
                 old_pods.push(name);
             }
+        }
+        if self.ending {
+            let mut ending = pod(&json!({"app": "web", "pod-template-hash": "h1"}), "ReplicaSet-web-h1", false);
+            merge(&mut ending, &json!({"metadata": {"deletionTimestamp": ago(1)}}));
+            add(Kind::Pod, "ending", ending);
         }
         let mut new_pods = Vec::new();
         if let Some(ready) = self.new {
@@ -336,7 +344,8 @@ impl Seen {
             index.measure(key.clone(), Arc::new(figures.measured(step)));
         }
         let obs = observe(&index, &key).unwrap();
-        let mut memory = Memory { from_start: !self.took_over, ..memory };
+        let started = now() - Duration::from_secs(self.since.unsigned_abs());
+        let mut memory = Memory { from_start: if self.took_over { memory.from_start } else { Some(started) }, ..memory };
         for (fact, seconds) in self.held {
             memory.since.insert(fact, now() - Duration::from_secs(seconds.unsigned_abs()));
         }

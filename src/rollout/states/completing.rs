@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::api::conditions::Answer;
 use crate::api::rolling_update::{CleanupPolicy, Outcome};
 use crate::api::{State, names};
-use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::facts::{Deployment, Key, Kind};
 use crate::cluster::patch;
 use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
@@ -129,7 +129,8 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
     if !turn.held_for("restored", wish.settle.max(wish.drain)) || !drained {
         return busy("the old version drains before it goes");
     }
-    if wish.orders.paused && obs.status.state == State::Completing {
+    // What is deleted gets no more orders: nobody could ever lift the pause.
+    if wish.orders.paused && obs.status.state == State::Completing && !obs.meta.deleting {
         return Progress::Stuck("Paused", "spec.control.paused is true; the old version keeps its pods".into());
     }
     endpoints::tidy(turn);
@@ -177,8 +178,12 @@ pub fn routes_are_whole(obs: &Observation) -> Vec<LiveCheck> {
 
 /// And the apex selects that version alone.
 pub fn only_reached(obs: &Observation, pin: &Pin) -> Vec<LiveCheck> {
-    let apex = obs.apex.iter().map(|apex| LiveCheck::Selector(apex.meta.key(), apex::pinned_selector(apex, pin)));
-    routes_are_whole(obs).into_iter().chain(apex).collect()
+    let apex = match &obs.apex {
+        Some(apex) => LiveCheck::Selector(apex.meta.key(), apex::pinned_selector(apex, pin)),
+        // Somebody may just have made it again, and it selects all versions then.
+        None => LiveCheck::Absent(Target { kind: Kind::Service, key: Key::new(&obs.meta.namespace, &obs.objects.service) }),
+    };
+    routes_are_whole(obs).into_iter().chain([apex]).collect()
 }
 
 /// The version Services go first, so that no selector names the old pods any more; then the old version.
@@ -248,8 +253,11 @@ fn release(turn: &mut Turn<'_>) -> Progress {
     let obs = turn.obs;
     delete_services(turn);
     if !obs.old.pods.is_empty() {
-        if let Some(pin) = obs.new.pin.as_ref().filter(|_| obs.new.ready() > 0) {
-            // Somebody may take the pin away while they are there.
+        if let (Some(apex), Some(pin)) = (&obs.apex, obs.new.pin.as_ref().filter(|_| obs.new.ready() > 0)) {
+            if !apex::is_pinned_to(apex, pin) {
+                // There is nothing to give in to, but the next release must know of it.
+                let _ = interference::put_back(turn, Kind::Service, &apex.meta);
+            }
             stay_pinned(turn, pin);
         }
         return Progress::Busy(format!("{} pods of the old version are still ending", obs.old.pods.len()));
@@ -287,7 +295,9 @@ pub fn release_apex(turn: &mut Turn<'_>, live: Option<&Pin>, live_is_workload: b
     });
     let (Some(why), Some(live)) = (returns, live) else {
         if apex::is_pinned(apex) {
-            turn.patch("one version is left, so the Service needs no pin", Kind::Service, &apex.meta, apex::unpin(apex));
+            let write = Write::Patch(Target::of(Kind::Service, &apex.meta), apex::unpin(apex));
+            let live = if obs.status.state == State::RollingBack { rolling_back::nothing_left(obs) } else { Vec::new() };
+            turn.act_if("one version is left, so the Service needs no pin", write, live);
         }
         return None;
     };

@@ -4,7 +4,7 @@ use json_patch::PatchOperation;
 use serde_json::json;
 
 use crate::api::{Ratio, State, names};
-use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::facts::{Deployment, Kind, Service};
 use crate::cluster::patch;
 use crate::traffic::apex::{self, Pin};
 use crate::traffic::gate::{self, Gate};
@@ -14,7 +14,7 @@ use super::shifting::{self, refused_order};
 use super::{Wait, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Cause, Turn, shifted_to};
-use crate::rollout::model::{Observation, count};
+use crate::rollout::model::{Observation, Target, Write, count};
 use crate::rollout::status::{Saying, state_word};
 use crate::rollout::wish::Wish;
 
@@ -98,7 +98,7 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
                 format!("Service {} also sends traffic to pod {stranger}, which is of neither version", apex.meta.name),
             ));
         }
-        turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, old_pin));
+        pin_to_old(turn, apex, old_pin);
     }
     hold_old_revision(turn);
     sizing::grow(turn, wish);
@@ -139,6 +139,13 @@ fn deploy(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
         turn.held(ALMOST);
         busy("waiting for the gateway")
     })
+}
+
+/// Never when the workload has been let go since: the Service would name the hash of pods that may be replaced.
+pub fn pin_to_old(turn: &mut Turn<'_>, apex: &Service, old_pin: &Pin) {
+    let write = Write::Patch(Target::of(Kind::Service, &apex.meta), apex::pin(apex, old_pin));
+    let live = vec![turn.still_wanted()];
+    turn.act_if("callers of the Service stay on the old version", write, live);
 }
 
 /// Pauses the workload at exactly the version that was looked at, and writes down what that was. Where somebody has

@@ -15,7 +15,7 @@ use crate::rollout::decide::Turn;
 /// The update goes back: nothing that would bring it forward may arrive any more.
 pub fn turn_back(turn: &mut Turn<'_>) {
     let obs = turn.obs;
-    if turn.memory.from_start {
+    if turn.leads_from_start() {
         return;
     }
     for route in &obs.routes {
@@ -36,7 +36,7 @@ pub fn turn_back(turn: &mut Turn<'_>) {
 /// A release begins on what the last one holds still: nothing that would give it back may arrive any more.
 pub fn turn_forward(turn: &mut Turn<'_>) {
     let obs = turn.obs;
-    if turn.memory.from_start {
+    if turn.leads_from_start() {
         return;
     }
     if let Some(apex) = obs.apex.as_ref().filter(|a| apex::is_pinned(a)) {

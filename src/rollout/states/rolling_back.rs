@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY};
+use crate::api::rolling_update::Objects;
 use crate::api::{Ratio, State, names};
-use crate::cluster::facts::{Deployment, Kind};
+use crate::cluster::facts::{Deployment, Key, Kind};
 use crate::cluster::patch;
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
@@ -50,11 +51,34 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
             turn.say(Saying { shifted, ..Saying::new(State::RollingBack, &reason, message) });
             return;
         }
-        None if reason == REFUSED => State::Failed,
-        None => State::RolledBack,
+        None => {
+            turn.say_if(all_given_back(turn));
+            if reason == REFUSED { State::Failed } else { State::RolledBack }
+        }
     };
     let shifted = (Answer::True, "Restored", "the routes name the Service itself, which selects the old version".to_owned());
     turn.say(Saying { shifted, ..Saying::new(state, &reason, message) });
+}
+
+/// What the end of a rollback depends on.
+fn all_given_back(turn: &Turn<'_>) -> Vec<LiveCheck> {
+    let obs = turn.obs;
+    if came_from(turn) == Some(State::Pending) {
+        return Vec::new();
+    }
+    let apex = obs.apex.iter().map(|apex| LiveCheck::Selector(apex.meta.key(), apex.selector.clone()));
+    let workload = obs.workload.iter().map(|workload| LiveCheck::unchanged(Kind::Deployment, &workload.meta));
+    nothing_left(obs).into_iter().chain(apex).chain(workload).collect()
+}
+
+/// A process that has just begun may not know yet what its predecessor has made, and nobody would take it away later.
+pub fn nothing_left(obs: &Observation) -> Vec<LiveCheck> {
+    let Objects { new_revision, old_service, .. } = &obs.objects;
+    let gone = |(kind, name): (Kind, &String)| {
+        let key = Key::new(&obs.meta.namespace, name);
+        LiveCheck::Gone(Target { kind, key }, obs.meta.uid.clone())
+    };
+    [(Kind::Deployment, new_revision), (Kind::Service, new_revision), (Kind::Service, old_service)].map(gone).into()
 }
 
 /// Why the update went back: what was said when it did.

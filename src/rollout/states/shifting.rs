@@ -107,7 +107,7 @@ pub fn stand_firm(turn: &mut Turn<'_>, wish: &Wish) -> Option<Cause> {
         }
         // While completing, the flip itself comes next.
         if obs.status.state != State::Completing {
-            turn.patch("callers of the Service stay on the old version", Kind::Service, &apex.meta, apex::pin(apex, pin));
+            deploying::pin_to_old(turn, apex, pin);
         }
     }
     if obs.status.state != State::Completing {
