@@ -52,16 +52,18 @@ test: build ## Run every test: pure, model, and on a real cluster
 	cargo test -p aether-operator
 	cargo test -p testbed --lib --bins --test bed --test clouds
 	cargo test -p testbed --doc
-	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults by-health
+	$(MAKE) --no-print-directory -j4 --output-sync=line under-load with-faults by-health pools
 
-# Each has clusters of its own, in network namespaces of their own. Mostly they wait, so three are no more than two cores can do.
-.PHONY: under-load with-faults by-health
+# Each has clusters of its own, in network namespaces of their own. Mostly they wait, so four are no more than two cores can do.
+.PHONY: under-load with-faults by-health pools
 under-load:
 	cargo test -p testbed --test rolling --test gates
 with-faults:
 	cargo test -p testbed --test crash --test scaling
 by-health:
 	cargo test -p testbed --test health
+pools:
+	cargo test -p testbed --test pool
 
 .PHONY: verdict-table
 verdict-table: ## Print what the judge does to thousands of made-up updates, next to the checks it replaces

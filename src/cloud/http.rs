@@ -34,7 +34,7 @@ const MOST_PAGES: usize = 1000;
 
 /// The client that all clouds of the process share.
 pub fn client() -> Result<Client, Error> {
-    let none = |_| Error { class: Class::Invalid, message: "no HTTP client can be made".into() };
+    let none = |()| Error { class: Class::Invalid, message: "no HTTP client can be made".into() };
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -180,9 +180,8 @@ impl Api {
             items.extend(page.items.into_iter().filter(|item| ids.insert(id(item))));
             match page.next.filter(|page| !page.is_empty()) {
                 Some(page) if pages.insert(page.clone()) => next = Some(page),
-                Some(_) => break,
                 None if page.total.is_none_or(|total| total == items.len()) => return Ok(items),
-                None => break,
+                Some(_) | None => break,
             }
         }
         Err(answer::malformed(self.dialect, Verb::Read, "the list changed while it was read"))

@@ -233,9 +233,9 @@ impl Keeper {
         kept.memory = plan.memory;
         for note in &plan.notes {
             if note.warning {
-                tracing::warn!(pool = %meta.key(), "{}", note.message)
+                tracing::warn!(pool = %meta.key(), "{}", note.message);
             } else {
-                tracing::info!(pool = %meta.key(), "{}", note.message)
+                tracing::info!(pool = %meta.key(), "{}", note.message);
             }
             self.pools.tell(&meta, note).await;
         }

@@ -258,7 +258,6 @@ impl Memory {
     /// Remembers what a deed came to. Call it once for every action of a plan, in order.
     pub fn learn(&mut self, deed: &Deed, outcome: &Outcome, now: Time) {
         match (deed, outcome) {
-            (Deed::Hold | Deed::Release, _) => {}
             (Deed::Create(marks), Outcome::Skipped) => self.note(marks, Reply::NotDone, now),
             (Deed::Create(marks), Outcome::Done | Outcome::Found(_)) => {
                 self.note(marks, Reply::MayExist, now);
@@ -290,7 +289,7 @@ impl Memory {
                     self.set_back(error, now);
                 }
             }
-            (Deed::Look(_) | Deed::Delete { .. }, _) => {}
+            (Deed::Hold | Deed::Release | Deed::Look(_) | Deed::Delete { .. }, _) => {}
         }
     }
 

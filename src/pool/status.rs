@@ -100,9 +100,9 @@ fn count_words(said: &mut ProxyPoolStatus, turn: &Turn<'_>) {
 }
 
 fn last_error(turn: &Turn<'_>) -> Option<String> {
-    let setbacks = turn.plan.memory.setbacks.values().filter(|s| s.until > turn.now).map(|s| s.message.clone());
+    let setback = turn.plan.memory.setbacks.values().rfind(|s| s.until > turn.now).map(|s| s.message.clone());
     let listing = turn.obs.list_error.as_ref().map(|e| e.message.clone());
-    listing.or_else(|| setbacks.last()).map(|m| m.chars().take(300).collect())
+    listing.or(setback).map(|m| m.chars().take(300).collect())
 }
 
 /// One condition: its type, the answer, one word and a sentence.

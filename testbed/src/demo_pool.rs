@@ -31,7 +31,7 @@ pub async fn run(namespace: &Entered, proxy: PathBuf) -> anyhow::Result<bool> {
     let truth = pools.until(&uid, "five proxies", LIMIT, whole).await?;
     let since = truth.now;
     let first: Vec<u64> = truth.alive().map(|vm| vm.id).collect();
-    pools.until_pool("default", "healthy", LIMIT, |pool| pool["status"]["healthy"] == WANTED).await?;
+    pools.until_pool("default", "healthy", LIMIT, |pool| pool.pointer("/status/healthy") == Some(&json!(WANTED))).await?;
     step("five serve; now they come of age");
     say!("{}", pools.bed.kubectl(&["-n", crate::pool_bed::NAMESPACE, "get", "proxypools"]).await?.trim_end());
 
@@ -50,7 +50,7 @@ pub async fn run(namespace: &Entered, proxy: PathBuf) -> anyhow::Result<bool> {
         }
         if begun.elapsed() > LIMIT {
             let (pool, log) = (pools.get("default").await?, pools.log().await?);
-            bail!("not all five were renewed after {LIMIT:?}: {:#}\n{log}", pool["status"]);
+            bail!("not all five were renewed after {LIMIT:?}: {pool:#}\n{log}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };

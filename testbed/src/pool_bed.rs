@@ -19,6 +19,8 @@ use crate::tinyproxy::Proxies;
 pub const NAMESPACE: &str = "proxies";
 /// The Secrets' credentials: nothing of them may show anywhere.
 pub const TOKEN: &str = "canary-token-4d7f";
+/// Account and token of another customer, whom faults may hit alone: Secret `other-token`.
+pub const OTHER: [&str; 2] = ["other", "canary-token-other"];
 /// User and password of the proxies.
 pub const LOGIN: [&str; 2] = ["canary-user", "canary-password-9b2e"];
 /// Between two looks at what is waited for.
@@ -44,7 +46,7 @@ impl PoolBed {
         let bed = Bed::boot(namespace, BedOptions::default()).await?;
         let (proxies, machines) = Proxies::start(proxy, bed.dir());
         let cloud = FakeCloud::start(Settings {
-            accounts: [(TOKEN.to_owned(), "test".to_owned())].into(),
+            accounts: [(TOKEN.to_owned(), "test".to_owned()), (OTHER[1].to_owned(), OTHER[0].to_owned())].into(),
             addresses: (1..=250).map(|host| IpAddr::from(Ipv4Addr::new(10, 244, 250, host))).collect(),
             machines: Some(machines),
             knobs: Knobs { boots_after: BOOT, ..Knobs::default() },
@@ -55,9 +57,11 @@ impl PoolBed {
         bed.create_namespace(NAMESPACE).await?;
         let secret = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": data});
         let [username, password] = LOGIN;
-        for object in
-            [secret("cloud-token", json!({"token": TOKEN})), secret("proxy-auth", json!({"username": username, "password": password}))]
-        {
+        for object in [
+            secret("cloud-token", json!({"token": TOKEN})),
+            secret("other-token", json!({"token": OTHER[1]})),
+            secret("proxy-auth", json!({"username": username, "password": password})),
+        ] {
             bed.apply(object).await?;
         }
         let operator = Self::start_operator(&bed, &cloud, lease).await?;
@@ -106,7 +110,7 @@ impl PoolBed {
             "proxy": {"authSecretRef": {"name": "proxy-auth"}},
             "health": {"interval": "2s", "timeout": "2s", "startupTimeout": "20s"},
         });
-        spec[provider] = block;
+        merge(&mut spec, json!({provider: block}));
         merge(&mut spec, change);
         let pool = json!({"apiVersion": "aether.dev/v1alpha1", "kind": "ProxyPool", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec});
         self.bed.apply(pool).await?.metadata.uid.context("no uid")
@@ -139,7 +143,7 @@ impl PoolBed {
             if is(&pool) {
                 return Ok(pool);
             }
-            ensure!(Instant::now() < deadline, "not {what} after {limit:?}: {:#}", pool["status"]);
+            ensure!(Instant::now() < deadline, "not {what} after {limit:?}: {pool:#}");
             sleep(POLL).await;
         }
     }

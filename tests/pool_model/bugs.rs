@@ -107,12 +107,10 @@ impl Bug {
                     }
                 }
             }
-            IntentNotOnRecord => {
-                if plan.actions.iter().any(|a| matches!(a.deed, Deed::Create(_))) {
-                    plan.status = None;
-                    for action in &mut plan.actions {
-                        action.needs = aether_operator::pool::model::Needs::Nothing;
-                    }
+            IntentNotOnRecord if plan.actions.iter().any(|a| matches!(a.deed, Deed::Create(_))) => {
+                plan.status = None;
+                for action in &mut plan.actions {
+                    action.needs = aether_operator::pool::model::Needs::Nothing;
                 }
             }
             StatusWithoutNews => plan.status = plan.status.take().or_else(|| Some(world.status.clone())),
@@ -182,7 +180,10 @@ fn one_stops() -> Scenario {
 }
 
 /// A bug, the rule that catches it, and the scenario in which it does.
-pub const TABLE: [(Bug, &str, fn() -> Scenario); 18] = [
+type Planted = (Bug, &'static str, fn() -> Scenario);
+
+/// All of them.
+pub const TABLE: [Planted; 18] = [
     (AgedIsNotAvailable, "progress", example),
     (SlotFreedByTheDelete, "I2", slow_to_go),
     (FailedListIsEmpty, "I4", lists_fail),

@@ -85,7 +85,7 @@ impl World {
         self.process.memory = plan.memory.clone();
         self.process.wakes = Some(self.now + plan.requeue.max(Duration::from_secs(1)));
         for note in &plan.notes {
-            self.tell(format!("  {}", note.message));
+            self.tell(&format!("  {}", note.message));
         }
         self.notes.extend(plan.notes.iter().map(|n| n.message.clone()));
         if let Some(status) = plan.status.take() {
@@ -118,7 +118,7 @@ impl World {
                     Err(End::Died | End::Over) => return Ok(()),
                 }
             };
-            self.tell(format!("  {:?} ({}): {outcome:?}", action.deed, action.why));
+            self.tell(&format!("  {:?} ({}): {outcome:?}", action.deed, action.why));
             if let Outcome::Failed(error) = &outcome {
                 skips |= matches!(error.class, Class::Throttled(_) | Class::Auth);
             }
@@ -133,7 +133,7 @@ impl World {
         let told = changed.iter().filter(|(key, _)| !["last_update", "oldestAge"].contains(&key.as_str()));
         let told: Vec<String> =
             told.map(|(key, value)| format!("{key}: {}", if *key == "conditions" { "..".into() } else { value.to_string() })).collect();
-        self.tell(format!("  writes {}", told.join(", ")));
+        self.tell(&format!("  writes {}", told.join(", ")));
     }
 
     fn look(&mut self) {
@@ -162,7 +162,7 @@ impl World {
     }
 
     pub fn die(&mut self) {
-        self.tell("  dies".into());
+        self.tell("  dies");
         self.process = Process { wakes: Some(self.now + secs(1 + self.rng.below(30))), ..Process::default() };
     }
 

@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    pub fn tell(&mut self, line: String) {
+    pub fn tell(&mut self, line: &str) {
         self.story.push(format!("{:>6} {line}", (self.now - self.start).num_seconds()));
     }
 
@@ -154,7 +154,7 @@ impl World {
         if !self.exists {
             return Ok(());
         }
-        self.tell("rests".into());
+        self.tell("rests");
         self.happen(&Act::Spec(serde_json::json!({"ageLimit": "0s"})));
         for _ in 0..(self.scenario.patience / TICK) {
             self.step()?;
@@ -223,7 +223,7 @@ impl World {
     }
 
     fn happen(&mut self, act: &Act) {
-        self.tell(format!("{act:?}"));
+        self.tell(&format!("{act:?}"));
         match act {
             Act::Spec(change) => {
                 json_patch::merge(&mut self.raw, change);

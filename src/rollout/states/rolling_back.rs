@@ -43,19 +43,15 @@ fn going_back() -> (Answer, &'static str, String) {
 /// Goes on until nothing of the new version is left.
 pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     let (reason, message) = cause(turn);
-    let state = match retreat(turn, wish) {
-        Some(waiting) => {
-            let message = format!("{message}; {waiting}");
-            let gate = gate::of_all(turn.obs.routes.iter().map(AsRef::as_ref));
-            let shifted = shut(turn, &gate).and_then(|wait| wait.of_gateway()).unwrap_or_else(going_back);
-            turn.say(Saying { shifted, ..Saying::new(State::RollingBack, &reason, message) });
-            return;
-        }
-        None => {
-            turn.say_if(all_given_back(turn));
-            if reason == REFUSED { State::Failed } else { State::RolledBack }
-        }
-    };
+    if let Some(waiting) = retreat(turn, wish) {
+        let message = format!("{message}; {waiting}");
+        let gate = gate::of_all(turn.obs.routes.iter().map(AsRef::as_ref));
+        let shifted = shut(turn, &gate).and_then(|wait| wait.of_gateway()).unwrap_or_else(going_back);
+        turn.say(Saying { shifted, ..Saying::new(State::RollingBack, &reason, message) });
+        return;
+    }
+    turn.say_if(all_given_back(turn));
+    let state = if reason == REFUSED { State::Failed } else { State::RolledBack };
     let shifted = (Answer::True, "Restored", "the routes name the Service itself, which selects the old version".to_owned());
     turn.say(Saying { shifted, ..Saying::new(state, &reason, message) });
 }
