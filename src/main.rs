@@ -46,7 +46,7 @@ struct Run {
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=3600))]
     lease_seconds: u64,
     /// Pools that do not say: keep to the floor and the batch when proxies are recycled.
-    #[arg(long, env = "ROLLING_DEPLOYMENT", default_value_t = false, action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "ROLLING_DEPLOYMENT", default_value = "false", action = clap::ArgAction::Set, value_parser = yes_or_no)]
     rolling_deployment: bool,
     /// Pools that do not say: healthy proxies that must stay.
     #[arg(long, env = "ROLLING_MIN_AVAILABLE", default_value_t = 3)]
@@ -68,8 +68,20 @@ struct Run {
     log_format: logging::Format,
 }
 
-/// The guide's plain seconds, or a duration.
+/// The guide's True and False, and what else people write; a chart's empty value is no.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "" | "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("write true or false".into()),
+    }
+}
+
+/// The guide's plain seconds, or a duration; a chart's empty value is never.
 fn age(text: &str) -> Result<Duration, String> {
+    if text.is_empty() {
+        return Ok(Duration::ZERO);
+    }
     text.parse().map(Duration::from_secs).or_else(|_| api::duration::parse(text).map_err(|e| e.to_string()))
 }
 

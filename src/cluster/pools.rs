@@ -50,6 +50,13 @@ pub struct Pools {
     recorder: Recorder,
 }
 
+impl PoolError {
+    /// Trying again does not help until a person does something.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::NotOurs(..)) || matches!(self, Self::Call(e) if matches!(e.code(), Some(403 | 404 | 422)))
+    }
+}
+
 impl Pools {
     /// `instance`: name of this process in Events.
     pub fn new(client: Client, leadership: Leadership, instance: &str) -> Self {
@@ -113,18 +120,35 @@ impl Pools {
 
     /// Makes the published addresses these, or takes what was published away.
     pub async fn publish(&self, meta: &Meta, publication: &Publication, [service, secret]: [bool; 2]) -> Result<(), PoolError> {
-        let slices = publication.slices(meta);
-        if service {
-            self.apply("Service", meta, &publication.service(meta)).await?;
-            for slice in &slices {
-                self.apply("EndpointSlice", meta, slice).await?;
-            }
-        } else {
-            self.remove::<Service>(meta, &meta.name).await?;
-        }
-        self.remove_other_slices(meta, if service { &slices } else { &[] }).await?;
+        let served = if service { self.publish_service(meta, publication).await } else { self.withdraw_service(meta).await };
         let urls = publication.secret(meta);
-        if secret { self.apply("Secret", meta, &urls).await } else { self.remove::<Secret>(meta, &urls.name_any()).await }
+        // Each is told whatever became of the other.
+        let told = if secret { self.apply("Secret", meta, &urls).await } else { self.remove::<Secret>(meta, &urls.name_any()).await };
+        served.and(told)
+    }
+
+    /// Takes everything away that was published.
+    pub async fn withdraw(&self, meta: &Meta) -> Result<(), PoolError> {
+        let served = self.withdraw_service(meta).await;
+        served.and(self.remove::<Secret>(meta, &format!("{}-proxies", meta.name)).await)
+    }
+
+    async fn publish_service(&self, meta: &Meta, publication: &Publication) -> Result<(), PoolError> {
+        if let Err(error) = self.apply("Service", meta, &publication.service(meta)).await {
+            // Slices of ours would be another's Service's.
+            self.remove_other_slices(meta, &[]).await?;
+            return Err(error);
+        }
+        let slices = publication.slices(meta);
+        for slice in &slices {
+            self.apply("EndpointSlice", meta, slice).await?;
+        }
+        self.remove_other_slices(meta, &slices).await
+    }
+
+    async fn withdraw_service(&self, meta: &Meta) -> Result<(), PoolError> {
+        self.remove_other_slices(meta, &[]).await?;
+        self.remove::<Service>(meta, &meta.name).await
     }
 
     /// Publishes a note. What fails is only logged: the status says it too.

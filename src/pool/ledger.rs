@@ -3,7 +3,7 @@
 //! It lives in this process only: after a start nobody's health is known until it was asked, and what is not known
 //! counts neither as available nor as dead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -14,7 +14,11 @@ use super::model::Health;
 
 /// What was found about each proxy of one pool, by the cloud's id.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ledger(BTreeMap<String, Entry>);
+pub struct Ledger {
+    entries: BTreeMap<String, Entry>,
+    /// Those that an earlier process has found healthy: a first failure is not the sign of one that never worked.
+    once_healthy: BTreeSet<String>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Entry {
@@ -25,37 +29,50 @@ struct Entry {
 impl Ledger {
     /// Who is to be asked now: those that run, have an address, and were not asked for as long as `interval`.
     pub fn due(&self, vms: &[Vm], interval: Duration, now: Time) -> Vec<(String, IpAddr)> {
-        let is_due = |vm: &&Vm| self.0.get(&vm.id).is_none_or(|e| now >= e.at + interval);
+        let is_due = |vm: &&Vm| self.entries.get(&vm.id).is_none_or(|e| now >= e.at + interval);
         let running = vms.iter().filter(|vm| vm.phase == Phase::Running).filter(is_due);
         running.filter_map(|vm| Some((vm.id.clone(), vm.address?))).collect()
     }
 
+    /// Who was never asked.
+    pub fn unasked(&self, vms: &[Vm], now: Time) -> Vec<(String, IpAddr)> {
+        self.due(vms, Duration::from_hours(24 * 365), now)
+    }
+
+    /// An earlier process has found that one healthy.
+    pub fn was_healthy(&mut self, id: &str) {
+        self.once_healthy.insert(id.to_owned());
+    }
+
     /// When the next one is due; `None` while nobody is asked.
     pub fn next(&self, interval: Duration) -> Option<Time> {
-        self.0.values().map(|e| e.at + interval).min()
+        self.entries.values().map(|e| e.at + interval).min()
     }
 
     /// Takes in one finding. `at`: when it was asked.
     pub fn hear(&mut self, id: String, alive: bool, at: Time) {
-        let before = self.0.get(&id).map(|e| e.health).unwrap_or_default();
+        let before = self.entries.get(&id).map(|e| e.health).unwrap_or_default();
+        let once = self.once_healthy.remove(&id);
         let health = match before {
             _ if alive => Health::Healthy,
             Health::Healthy => Health::Unhealthy { failures: 1 },
             Health::Unhealthy { failures } => Health::Unhealthy { failures: failures.saturating_add(1) },
             Health::NotYet { failures } => Health::NotYet { failures: failures.saturating_add(1) },
+            Health::Unknown if once => Health::Unhealthy { failures: 1 },
             Health::Unknown => Health::NotYet { failures: 1 },
         };
-        self.0.insert(id, Entry { health, at });
+        self.entries.insert(id, Entry { health, at });
     }
 
     /// Forgets those that are not listed any more.
     pub fn keep_only(&mut self, vms: &[Vm]) {
-        self.0.retain(|id, _| vms.iter().any(|vm| vm.id == *id));
+        self.entries.retain(|id, _| vms.iter().any(|vm| vm.id == *id));
+        self.once_healthy.retain(|id| vms.iter().any(|vm| vm.id == *id));
     }
 
     /// By id.
     pub fn health(&self) -> BTreeMap<String, Health> {
-        self.0.iter().map(|(id, e)| (id.clone(), e.health)).collect()
+        self.entries.iter().map(|(id, e)| (id.clone(), e.health)).collect()
     }
 }
 
@@ -86,6 +103,15 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_process_found_healthy_only_fails() {
+        let mut ledger = Ledger::default();
+        ledger.was_healthy("a");
+        assert_eq!(ledger.health(), BTreeMap::new(), "until it was asked nothing is known");
+        ledger.hear("a".into(), false, Time::UNIX_EPOCH);
+        assert_eq!(ledger.health()["a"], Health::Unhealthy { failures: 1 });
+    }
+
+    #[test]
     fn only_what_runs_somewhere_is_asked_and_not_before_its_time() {
         let vms =
             [vm("a", Phase::Running, Some("192.0.2.1")), vm("late", Phase::Running, None), vm("off", Phase::Stopped, Some("192.0.2.2"))];
@@ -94,6 +120,7 @@ mod tests {
         assert_eq!((due(&ledger, 0), ledger.next(MINUTE)), (1, None));
         ledger.hear("a".into(), true, Time::UNIX_EPOCH);
         assert_eq!((due(&ledger, 59), due(&ledger, 60)), (0, 1));
+        assert_eq!(ledger.unasked(&vms, Time::UNIX_EPOCH + MINUTE), []);
         assert_eq!(ledger.next(MINUTE), Some(Time::UNIX_EPOCH + MINUTE));
         ledger.keep_only(&vms[1..]);
         assert_eq!(ledger, Ledger::default());

@@ -39,7 +39,8 @@ impl Defaults {
     pub fn overlaid(self, config: &BTreeMap<String, String>) -> Self {
         let number = |key: &str, least: u32| config.get(key).and_then(|v| v.trim().parse().ok()).filter(|n| *n >= least);
         Self {
-            enabled: config.get("enabled").and_then(|v| v.trim().parse().ok()).unwrap_or(self.enabled),
+            // The guide writes True.
+            enabled: config.get("enabled").and_then(|v| v.trim().to_ascii_lowercase().parse().ok()).unwrap_or(self.enabled),
             min_available: number("min_available", 0).unwrap_or(self.min_available),
             batch_size: number("batch_size", 1).unwrap_or(self.batch_size),
             ..self
@@ -379,7 +380,7 @@ mod tests {
     #[test]
     fn the_config_map_comes_before_the_flags() {
         let config = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let found = Defaults::default().overlaid(&config(&[("enabled", "true"), ("min_available", "5"), ("batch_size", "3")]));
+        let found = Defaults::default().overlaid(&config(&[("enabled", "True"), ("min_available", "5"), ("batch_size", "3")]));
         assert_eq!(found, Defaults { enabled: true, min_available: 5, batch_size: 3, ..Defaults::default() });
         assert_eq!(Defaults::default().overlaid(&config(&[("enabled", "maybe"), ("batch_size", "0")])), Defaults::default());
     }
