@@ -1,0 +1,267 @@
+//! The shell around [`plan`]: one task per pool lists, probes, plans, writes and acts, in this order, again and again.
+//!
+//! A pool that fails or waits holds up nobody but itself. All runs while this process leads; when it does not, the tasks
+//! are dropped where they are, which is as good as a crash: what was about to be done is on record.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::ResourceExt as _;
+use kube::runtime::reflector::Store;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::api::{ProxyPool, Time, names};
+use crate::cloud::account::Accounts;
+use crate::cloud::{Class, Cloud, Error, Vm};
+use crate::cluster::facts::{Key, Meta};
+use crate::cluster::pools::Pools;
+use crate::runtime::clock;
+
+use super::ledger::Ledger;
+use super::model::{Listed, Memory, Observation, Obstacle};
+use super::plan::plan;
+use super::probe::{self, Finding};
+use super::wish::{Defaults, Wish};
+
+mod apply;
+mod open;
+
+use open::Open;
+
+/// Name of the ConfigMap with the operator-wide rolling configuration, in the operator's namespace.
+pub const CONFIG: &str = "aether-rolling";
+/// After a write that did not work, or a cloud that cannot be opened.
+const AGAIN: Duration = Duration::from_secs(5);
+/// After the task of one pool has failed, which is a bug: the others go on.
+const AFTER_A_FAILURE: Duration = Duration::from_mins(1);
+/// Before the next look at a pool that has just been changed by its own status.
+const AT_LEAST: Duration = Duration::from_millis(500);
+
+/// Keeps every pool of the cluster.
+#[derive(Clone)]
+pub struct Keeper {
+    pools: Pools,
+    accounts: Arc<Accounts>,
+    /// Namespace of the operator-wide configuration.
+    namespace: String,
+    defaults: Defaults,
+}
+
+impl Keeper {
+    /// `defaults`: what flags and environment say; the ConfigMap in `namespace` comes before them.
+    pub fn new(pools: Pools, accounts: Accounts, namespace: &str, defaults: Defaults) -> Self {
+        Self { pools, accounts: Arc::new(accounts), namespace: namespace.to_owned(), defaults }
+    }
+
+    /// Runs for ever. Dropping it stops all pools' tasks at once.
+    pub async fn run(&self) {
+        let (store, keys) = self.pools.watch();
+        let mut keys = std::pin::pin!(keys);
+        let mut tasks = Tasks::default();
+        loop {
+            tokio::select! {
+                key = keys.next() => {
+                    let Some(key) = key else { return };
+                    match tasks.bells.get(&key) {
+                        Some(bell) => bell.notify_one(),
+                        None => self.start(&key, &store, &mut tasks),
+                    }
+                }
+                Some(done) = tasks.running.join_next_with_id() => {
+                    let id = done.as_ref().map_or_else(tokio::task::JoinError::id, |(id, ())| *id);
+                    let Some(key) = tasks.keys.remove(&id) else { continue };
+                    tasks.bells.remove(&key);
+                    if let Err(error) = done {
+                        tracing::error!(pool = %key, %error, "keeping the pool failed; it is tried again in a minute");
+                        tasks.spawn(&key, Arc::default(), tokio::time::sleep(AFTER_A_FAILURE));
+                    } else if Pools::find(&store, &key).is_some() {
+                        // It was made again in the meantime, or failed a minute ago.
+                        self.start(&key, &store, &mut tasks);
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&self, key: &Key, store: &Store<ProxyPool>, tasks: &mut Tasks) {
+        let bell = Arc::new(Notify::new());
+        let (keeper, of, store, rings) = (self.clone(), key.clone(), store.clone(), bell.clone());
+        tasks.spawn(key, bell, async move {
+            let mut kept = Kept::default();
+            while let Some(pool) = Pools::find(&store, &of) {
+                let pool = kept.newest(pool);
+                let wait = keeper.look(&pool, &mut kept).await;
+                // A pool that was written by us just now rings as well.
+                tokio::time::sleep(AT_LEAST).await;
+                let _ = tokio::time::timeout(wait.saturating_sub(AT_LEAST), rings.notified()).await;
+            }
+        });
+    }
+
+    /// One look at one pool: how long until the next.
+    async fn look(&self, pool: &ProxyPool, kept: &mut Kept) -> Duration {
+        let meta = meta(pool);
+        if kept.uid != meta.uid {
+            *kept = Kept { uid: meta.uid.clone(), ..Kept::default() };
+        }
+        let defaults = match self.defaults().await {
+            Ok(defaults) => defaults,
+            Err(error) => return later(&meta, "the operator-wide configuration cannot be read", &error),
+        };
+        let wish = Wish::parse(&meta.name, &pool.spec, &defaults);
+        let mut obs = Observation {
+            wish,
+            status: pool.status.clone().unwrap_or_default(),
+            template: String::new(),
+            list: None,
+            list_error: None,
+            health: BTreeMap::new(),
+            direct: None,
+            capabilities: crate::cloud::Capabilities { idempotent_create: false, unique_names: false, settle_seconds: 0 },
+            rate: crate::cloud::Rate::default(),
+            meta,
+        };
+        let open = match obs.wish.clone() {
+            Ok(wish) => self.open(&obs.meta, &wish, kept).await.map_err(|error| kept.list_error = Some(error)).ok(),
+            Err(_) => None,
+        };
+        if let Some(open) = &open {
+            // In this order a list is new when it is planned by, however long proxies take to answer.
+            let due = |kept: &Kept, now| kept.ledger.due(kept.listed(), open.interval(), now);
+            kept.probe(open, &mut obs, due).await;
+            self.list(open, &mut obs, kept).await;
+            kept.probe(open, &mut obs, |kept, now| kept.ledger.unasked(kept.listed(), now)).await;
+        }
+        obs.list.clone_from(&kept.list);
+        obs.list_error.clone_from(&kept.list_error);
+        obs.health = kept.ledger.health();
+        let plan = plan(&obs, &kept.memory, clock::now());
+        self.apply(&obs, open.as_ref(), plan, kept).await
+    }
+
+    async fn defaults(&self) -> Result<Defaults, crate::cluster::client::CallError> {
+        let config = self.pools.config(&self.namespace, CONFIG).await?.unwrap_or_default();
+        Ok(self.defaults.overlaid(&config))
+    }
+
+    /// Lists when it is time to, or when what is known is older than our own last call.
+    async fn list(&self, open: &Open, obs: &mut Observation, kept: &mut Kept) {
+        obs.capabilities = open.cloud.capabilities();
+        let now = clock::now();
+        if kept.list_again.is_none_or(|at| now >= at) {
+            kept.list_again = None;
+            match open.cloud.list(&obs.meta.uid).await {
+                Ok(vms) => {
+                    if kept.list.is_none() {
+                        let known = |vm: &&Vm| vm.address.is_some_and(|a| obs.status.healthy_ips.contains(&a.to_string()));
+                        vms.iter().filter(known).for_each(|vm| kept.ledger.was_healthy(&vm.id));
+                    }
+                    if kept.list_error.as_ref().is_some_and(|e| e.class == Class::Auth) {
+                        kept.memory.setbacks.remove(&Obstacle::Credentials);
+                    }
+                    kept.ledger.keep_only(&vms);
+                    kept.list = Some(Listed { at: now, vms });
+                    kept.list_error = None;
+                }
+                Err(error) => {
+                    if matches!(error.class, Class::Throttled(_) | Class::Auth) {
+                        kept.memory.set_back(&error, clock::now());
+                    }
+                    kept.list_error = Some(error);
+                }
+            }
+        }
+        obs.rate = open.cloud.rate();
+        obs.template = open.made.as_ref().map(|made| made.template.clone()).unwrap_or_default();
+    }
+}
+
+/// What is kept of one pool between two looks. A crash loses it.
+#[derive(Default)]
+struct Kept {
+    uid: String,
+    /// The pool as this process has written it last.
+    own: Option<ProxyPool>,
+    memory: Memory,
+    list: Option<Listed>,
+    list_error: Option<Error>,
+    list_again: Option<Time>,
+    ledger: Ledger,
+    /// The cloud that was opened last, and from what, as a hash.
+    cloud: Option<(String, Arc<dyn Cloud>)>,
+    /// What was published last, as a hash, and when; empty: it was taken away.
+    published: Option<(String, Time)>,
+}
+
+impl Kept {
+    /// The watch may be behind our own writes.
+    fn newest(&self, watched: ProxyPool) -> ProxyPool {
+        let version = |pool: &ProxyPool| pool.resource_version().and_then(|v| v.parse::<u64>().ok());
+        match &self.own {
+            Some(own) if own.uid() == watched.uid() && version(own) > version(&watched) => own.clone(),
+            _ => watched,
+        }
+    }
+
+    fn listed(&self) -> &[Vm] {
+        self.list.as_ref().map(|list| &*list.vms).unwrap_or_default()
+    }
+
+    /// Asks those proxies.
+    async fn probe(&mut self, open: &Open, obs: &mut Observation, whom: impl FnOnce(&Self, Time) -> Vec<(String, IpAddr)>) {
+        let Some(made) = &open.made else { return };
+        let now = clock::now();
+        let findings = probe::probe_all(whom(self, now), &made.probing).await;
+        let cut_off = findings.iter().any(|(_, finding)| matches!(finding, Finding::NoEgress { .. }));
+        for (id, finding) in findings {
+            // One that was made with another login is not dead for that; it is renewed in its turn.
+            let is_older = self.listed().iter().any(|vm| vm.id == id && vm.marks.template != made.template);
+            let alive = matches!(finding, Finding::Alive { .. }) || (is_older && finding == Finding::WrongLogin);
+            self.ledger.hear(id, alive, now);
+        }
+        if cut_off {
+            let direct = made.probing.targets.iter().map(|target| probe::reached_directly(target, made.probing.timeout));
+            let reached = futures::future::join_all(direct).await.into_iter().filter(|reached| *reached).count();
+            obs.direct = Some(reached * 2 > made.probing.targets.len());
+        }
+    }
+}
+
+/// The tasks, one for each pool.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<()>,
+    keys: HashMap<tokio::task::Id, Key>,
+    bells: HashMap<Key, Arc<Notify>>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, key: &Key, bell: Arc<Notify>, task: impl Future<Output = ()> + Send + 'static) {
+        self.bells.insert(key.clone(), bell);
+        self.keys.insert(self.running.spawn(task).id(), key.clone());
+    }
+}
+
+fn later(meta: &Meta, what: &str, error: &impl std::fmt::Display) -> Duration {
+    tracing::warn!(pool = %meta.key(), %error, "{what}");
+    AGAIN
+}
+
+fn meta(pool: &ProxyPool) -> Meta {
+    let ours = pool.annotations().iter().filter(|(key, _)| key.starts_with(names::OURS));
+    Meta {
+        namespace: pool.namespace().unwrap_or_default(),
+        name: pool.name_any(),
+        uid: pool.uid().unwrap_or_default(),
+        resource_version: pool.resource_version().unwrap_or_default(),
+        generation: pool.metadata.generation.unwrap_or_default(),
+        deleting: pool.metadata.deletion_timestamp.is_some(),
+        annotations: ours.map(|(k, v)| (k.clone(), v.clone())).collect(),
+        finalizers: pool.finalizers().to_vec(),
+        ..Meta::default()
+    }
+}
