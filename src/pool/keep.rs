@@ -113,6 +113,7 @@ impl Keeper {
         let wish = Wish::parse(&meta.name, &pool.spec, &defaults);
         let mut obs = Observation {
             wish,
+            orphan: pool.spec.deletion_policy == Some(crate::api::proxy_pool::DeletionPolicy::Orphan),
             status: pool.status.clone().unwrap_or_default(),
             template: String::new(),
             list: None,

@@ -19,6 +19,8 @@ pub struct Observation {
     pub meta: Meta,
     /// What is wanted.
     pub wish: Result<Wish, SpecError>,
+    /// deletionPolicy is Orphan, whatever else the spec says: a pool must be able to go when its spec does not parse.
+    pub orphan: bool,
     /// What was said last, with the intents on record.
     pub status: ProxyPoolStatus,
     /// Hash of what a VM would be made from now: provider block, proxy settings, bootstrap script, credentials.

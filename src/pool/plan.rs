@@ -32,7 +32,11 @@ pub fn plan(obs: &Observation, memory: &Memory, now: Time) -> Plan {
     memory.last_mutation.get_or_insert(now);
     let wish = match &obs.wish {
         Ok(wish) => wish,
-        Err(error) => return status::invalid(obs, memory, error, now),
+        Err(error) => {
+            let mut plan = status::invalid(obs, memory, error, now);
+            leaving::let_go(obs, &mut plan);
+            return plan;
+        }
     };
     let mut turn = Turn::new(obs, wish, memory, now);
     if obs.meta.deleting {

@@ -27,7 +27,10 @@ const LATER: Duration = Duration::from_mins(5);
 pub fn invalid(obs: &Observation, memory: Memory, error: &SpecError, now: Time) -> Plan {
     let mut said = obs.status.clone();
     said.observed_generation = Some(obs.meta.generation);
-    let message = error.to_string();
+    let mut message = error.to_string();
+    if obs.meta.deleting && !obs.orphan {
+        message += "; the pool can go once this is mended, or with deletionPolicy: Orphan, which leaves its proxies";
+    }
     for (type_, answer) in [(READY, Answer::False), (RECONCILING, Answer::False), (STALLED, Answer::True)] {
         conditions::set(&mut said.conditions, obs.meta.generation, now, type_, answer, "InvalidSpec", &message);
     }
@@ -142,6 +145,10 @@ fn state_of(said: &ProxyPoolStatus, turn: &Turn<'_>) -> Vec<Said> {
     let refusal = [Obstacle::Credentials, Obstacle::Invalid].iter().find_map(|o| memory.setbacks.get(o));
     let is_moving = !turn.obs.meta.deleting && (said.pending > 0 || turn.flights.iter().any(|f| matches!(f.op, Op::Fill | Op::Remove)));
     let (word, message) = match refusal {
+        _ if turn.obs.meta.deleting && turn.obs.list.is_none() => {
+            let why = turn.obs.list_error.as_ref().map_or("the cloud has not been listed yet", |e| e.message.as_str());
+            ("Deleting", format!("how many proxies are left is not known: {why:.300}; deletionPolicy: Orphan lets go of them"))
+        }
         _ if turn.obs.meta.deleting => ("Deleting", format!("{} proxies are left", turn.census.proxies.len())),
         Some(refusal) => ("Refused", format!("the cloud refuses to make proxies: {}", refusal.message)),
         None if wish.paused => ("Paused", format!("spec.paused is true; {text}")),

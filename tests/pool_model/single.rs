@@ -1,6 +1,6 @@
 //! One plan at a time: what a pool of three is told to do, case by case.
 
-use aether_operator::api::proxy_pool::{Op, ProxyPoolSpec, Step};
+use aether_operator::api::proxy_pool::{DeletionPolicy, Op, ProxyPoolSpec, Step};
 use aether_operator::api::{ProxyPoolStatus, Time, names};
 use aether_operator::cloud::{Capabilities, Class, Error, Marks, Phase, Rate, Vm};
 use aether_operator::cluster::facts::Meta;
@@ -33,7 +33,8 @@ fn pool(change: &Value) -> Observation {
     let mut obs = Observation {
         meta: Meta { uid: "uid".into(), name: "p".into(), finalizers: vec![names::POOL_FINALIZER.into()], ..Meta::default() },
         wish: Wish::parse("p", &spec, &Defaults::default()),
-        status: ProxyPoolStatus::default(),
+        orphan: spec.deletion_policy == Some(DeletionPolicy::Orphan),
+        status: ProxyPoolStatus { epoch: 3, ..ProxyPoolStatus::default() },
         template: "t".into(),
         list: None,
         list_error: None,
@@ -250,4 +251,37 @@ fn the_finalizer_goes_after_two_empty_lists() {
     obs.list.as_mut().unwrap().at += chrono::TimeDelta::seconds(10);
     let later = now() + chrono::TimeDelta::seconds(10);
     assert_eq!(plan(&obs, &first.memory, later).actions.iter().map(|a| &a.deed).collect::<Vec<_>>(), [&Deed::Release]);
+}
+
+fn deeds(plan: &Plan) -> Vec<&Deed> {
+    plan.actions.iter().map(|a| &a.deed).collect()
+}
+
+#[rstest]
+#[case::nothing_was_ever_ordered(json!({}), |o: &mut Observation| o.status.epoch = 0, true)]
+#[case::nor_can_the_spec_be_read(json!({"maxScaling": 1}), |o: &mut Observation| o.status.epoch = 0, true)]
+#[case::orphaned_without_a_list(json!({"deletionPolicy": "Orphan"}), |_: &mut Observation| {}, true)]
+#[case::orphaned_with_a_spec_nobody_reads(json!({"deletionPolicy": "Orphan", "maxScaling": 1}), |_: &mut Observation| {}, true)]
+#[case::something_was_ordered(json!({}), |_: &mut Observation| {}, false)]
+#[case::and_the_spec_cannot_be_read(json!({"maxScaling": 1}), |_: &mut Observation| {}, false)]
+#[case::a_proxy_is_listed(json!({}), |o: &mut Observation| { o.status.epoch = 0; lists(o, vec![vm(0, 1, 20)]); }, false)]
+#[case::it_is_not_deleted(json!({"deletionPolicy": "Orphan"}), |o: &mut Observation| o.meta.deleting = false, false)]
+fn a_pool_that_has_nothing_to_wait_for_goes_at_once(#[case] spec: Value, #[case] change: fn(&mut Observation), #[case] goes: bool) {
+    let mut obs = pool(&spec);
+    obs.meta.deleting = true;
+    obs.list = None;
+    change(&mut obs);
+    assert_eq!(deeds(&decide(&obs)).contains(&&Deed::Release), goes);
+}
+
+#[test]
+fn what_is_left_of_a_pool_is_not_known_without_a_list() {
+    let mut obs = pool(&json!({}));
+    obs.meta.deleting = true;
+    obs.list = None;
+    obs.list_error = Some(Error { class: Class::Auth, message: "token refused".into() });
+    let said = decide(&obs).status.unwrap().conditions.into_iter().find(|c| c.type_ == "Ready").unwrap();
+    for part in ["not known", "token refused", "deletionPolicy: Orphan"] {
+        assert!(said.message.contains(part), "{}", said.message);
+    }
 }
