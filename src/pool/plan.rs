@@ -306,6 +306,16 @@ impl<'a> Turn<'a> {
         self.plan.notes.push(Note { warning, reason, message });
     }
 
+    /// Adds a warning unless it was the last one of its reason. Nothing to say: the next one is news again.
+    pub fn warn_once(&mut self, reason: &'static str, message: Option<String>) {
+        let last = self.plan.memory.told.remove(reason);
+        let Some(message) = message else { return };
+        if last.as_ref() != Some(&message) {
+            self.note(true, reason, message.clone());
+        }
+        self.plan.memory.told.insert(reason, message);
+    }
+
     /// Why something that should be recycled is not, as far as it is said already.
     pub fn is_news(&mut self, id: &str, why: Deferral) -> bool {
         self.plan.memory.deferred.insert(id.to_owned(), why) != Some(why)

@@ -190,6 +190,7 @@ fn what_carries_another_uid_is_not_there() {
 #[rstest]
 #[case::by_address("10.0.1.2", &["vm-1-2"])]
 #[case::by_id("vm-0-1, vm-1-2,vm-2-3", &["vm-0-1", "vm-1-2", "vm-2-3"])]
+#[case::by_lines("vm-0-1\n10.0.1.2\t,  vm-2-3\n", &["vm-0-1", "vm-1-2", "vm-2-3"])]
 #[case::nobody("198.51.100.7", &[])]
 fn evictions_pass_floor_and_batch_once(#[case] annotation: &str, #[case] wanted: &[&str]) {
     let mut obs = pool(&json!({"rolling": {"minAvailable": 2, "batchSize": 1}}));
@@ -284,4 +285,16 @@ fn what_is_left_of_a_pool_is_not_known_without_a_list() {
     for part in ["not known", "token refused", "deletionPolicy: Orphan"] {
         assert!(said.message.contains(part), "{}", said.message);
     }
+}
+
+#[test]
+fn an_entry_that_is_too_long_is_skipped_and_told_once() {
+    let mut obs = pool(&json!({}));
+    obs.meta.annotations.insert(names::EVICT.into(), format!("vm-0-1,{}", "ä".repeat(257)));
+    let first = decide(&obs);
+    assert_eq!(deleted(&first), ["vm-0-1"]);
+    let told = |plan: &Plan| plan.notes.iter().filter(|n| n.reason == "EvictionSkipped").count();
+    obs.status = first.status.clone().unwrap();
+    let kept: Vec<_> = obs.status.evicted.iter().map(|e| e.entry.as_str()).collect();
+    assert_eq!((kept, told(&first), told(&plan(&obs, &first.memory, now()))), (vec!["vm-0-1"], 1, 0));
 }
