@@ -32,9 +32,10 @@ pub fn go_on(turn: &mut Turn<'_>) {
     }
     let unchanged = Needs::Unchanged(turn.obs.meta.resource_version.clone());
     let Some(at) = turn.obs.list.as_ref().map(|l| l.at).filter(|_| turn.can_act) else { return };
-    if !turn.census.proxies.is_empty() {
+    let left: Vec<_> = turn.census.all().collect();
+    if !left.is_empty() {
         turn.plan.memory.empty_since = None;
-        for proxy in turn.census.proxies.clone() {
+        for proxy in left {
             turn.delete("the pool is being deleted", &proxy);
         }
         return;

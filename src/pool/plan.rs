@@ -81,7 +81,7 @@ impl<'a> Turn<'a> {
             budget: Budget::of(wish),
             gone: flights.iter().filter(|f| f.phase == Step::Deleting).filter_map(|f| f.replaces.clone()).collect(),
             epoch: highest.max(u32::try_from(obs.status.epoch).unwrap_or(0)),
-            total: census.proxies.len() + unlisted,
+            total: census.all().count() + unlisted,
             evicted: obs.status.evicted.clone(),
             duplicates: 0,
             plan: Plan { memory, ..Plan::default() },
@@ -95,6 +95,7 @@ impl<'a> Turn<'a> {
 
     /// The order in which a pool is put right.
     fn go_on(&mut self) {
+        self.tell_unreadable();
         slots::evict(self);
         slots::advance(self);
         slots::adopt(self);
@@ -105,6 +106,17 @@ impl<'a> Turn<'a> {
         sizing::fill(self);
         renewal::recycle(self);
         sizing::shrink(self);
+    }
+
+    fn tell_unreadable(&mut self) {
+        let ids: Vec<&str> = self.census.unreadable.iter().map(|p| p.vm.id.as_str()).collect();
+        let message = format!(
+            "{} of {} cannot be told by their marks and are left alone, though they count; restore the marks or delete them: {:.300}",
+            ids.len(),
+            self.wish.title(),
+            ids.join(", ")
+        );
+        self.warn_once("Unreadable", Some(message).filter(|_| !ids.is_empty()));
     }
 
     /// The finalizer is on the pool.
@@ -175,7 +187,7 @@ impl<'a> Turn<'a> {
 
     /// VMs above maxScaling that are there to stay and not dead.
     pub fn surplus(&self) -> usize {
-        let live = self.census.proxies.iter().filter(|p| p.stays() && !p.is_dead()).count();
+        let live = self.census.all().filter(|p| p.stays() && !p.is_dead()).count();
         live.saturating_sub(usize::try_from(self.budget.cap).unwrap_or(usize::MAX))
     }
 
@@ -195,13 +207,15 @@ impl<'a> Turn<'a> {
             // It takes the place of one that is known not to be.
             self.total = self.total.saturating_sub(usize::from(self.census.holder(flight.slot, flight.epoch).is_none()));
         }
-        if !self.may_ask() || !self.has_room() {
+        // The last epoch is never given out: marks that say it are not believed.
+        let next = self.epoch.checked_add(1).filter(|e| *e < u32::MAX && self.may_ask() && self.has_room());
+        let Some(next) = next else {
             flight.epoch = 0;
             flight.nonce.clear();
             flight.vm_id = None;
             return;
-        }
-        self.epoch += 1;
+        };
+        self.epoch = next;
         self.total += 1;
         flight.epoch = self.epoch;
         flight.nonce = nonce(&self.obs.meta.uid, flight.slot, flight.epoch);

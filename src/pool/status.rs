@@ -93,7 +93,7 @@ fn count_words(said: &mut ProxyPoolStatus, turn: &Turn<'_>) {
     said.healthy_ips = serving().map(Proxy::called).take(MOST_ADDRESSES).collect();
     said.pending_recycle_ips = addresses(&mut waiting());
     said.recycling_ips = addresses(&mut going());
-    said.replicas = Some(count(proxies));
+    said.replicas = Some(count(turn.census.all()));
     said.ready = Some(format!("{}/{}", said.healthy, turn.wish.min_scaling));
     said.aged = count(proxies.iter().filter(|p| p.aged && p.stays()));
     said.unhealthy = count(proxies.iter().filter(|p| p.is_dead() || p.standing == Standing::Ailing));
@@ -149,7 +149,7 @@ fn state_of(said: &ProxyPoolStatus, turn: &Turn<'_>) -> Vec<Said> {
             let why = turn.obs.list_error.as_ref().map_or("the cloud has not been listed yet", |e| e.message.as_str());
             ("Deleting", format!("how many proxies are left is not known: {why:.300}; deletionPolicy: Orphan lets go of them"))
         }
-        _ if turn.obs.meta.deleting => ("Deleting", format!("{} proxies are left", turn.census.proxies.len())),
+        _ if turn.obs.meta.deleting => ("Deleting", format!("{} proxies are left", turn.census.all().count())),
         Some(refusal) => ("Refused", format!("the cloud refuses to make proxies: {}", refusal.message)),
         None if wish.paused => ("Paused", format!("spec.paused is true; {text}")),
         None if turn.obs.list.is_none() => ("NotListed", "the cloud has not been listed yet".into()),

@@ -298,3 +298,37 @@ fn an_entry_that_is_too_long_is_skipped_and_told_once() {
     let kept: Vec<_> = obs.status.evicted.iter().map(|e| e.entry.as_str()).collect();
     assert_eq!((kept, told(&first), told(&plan(&obs, &first.memory, now()))), (vec!["vm-0-1"], 1, 0));
 }
+
+/// Marks that say nothing, in the one way or the other.
+#[rstest]
+#[case::no_slot(|v: &mut Vm| v.marks = Marks::unreadable("uid", v.marks.born))]
+#[case::the_last_epoch(|v: &mut Vm| v.marks.epoch = u32::MAX)]
+#[case::born_at_the_end_of_time(|v: &mut Vm| v.marks.born = Time::MAX_UTC)]
+#[case::born_in_two_days(|v: &mut Vm| v.marks.born = now() + chrono::TimeDelta::days(2))]
+fn what_cannot_be_told_by_its_marks_counts_and_is_left_alone(#[case] spoil: fn(&mut Vm)) {
+    let mut obs = pool(&json!({"maxScaling": 4}));
+    let mut odd = vm(9, 9, 300);
+    spoil(&mut odd);
+    let three = vec![vm(0, 1, 20), vm(1, 2, 20), vm(2, 3, 20)];
+    lists(&mut obs, [three.clone(), vec![odd.clone()]].concat());
+    let first = decide(&obs);
+    assert_eq!(first.actions, []);
+    let told = |plan: &Plan| plan.notes.iter().filter(|n| n.reason == "Unreadable" && n.message.contains("vm-9-9")).count();
+    assert_eq!((told(&first), told(&plan(&obs, &first.memory, now()))), (1, 0));
+    assert_eq!(first.status.unwrap().replicas, Some(4));
+    // It takes no place, but the room of one.
+    for (most, wanted) in [(4, 1), (3, 0)] {
+        obs.wish = pool(&json!({"maxScaling": most})).wish;
+        lists(&mut obs, [three[1..].to_vec(), vec![odd.clone()]].concat());
+        assert_eq!((created(&decide(&obs)), deleted(&decide(&obs)).len()), (wanted, 0));
+    }
+    obs.meta.deleting = true;
+    assert!(deleted(&decide(&obs)).contains(&"vm-9-9"));
+}
+
+#[test]
+fn after_the_last_epoch_nothing_is_ordered() {
+    let mut obs = pool(&json!({}));
+    lists(&mut obs, vec![vm(0, u32::MAX - 1, 20), vm(1, 2, 20)]);
+    assert_eq!(created(&decide(&obs)), 0);
+}
