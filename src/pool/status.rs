@@ -180,7 +180,7 @@ fn recycling(turn: &Turn<'_>) -> Vec<Said> {
     let (reason, text) = match turn.plan.memory.deferred.get(&first.vm.id) {
         _ if turn.wish.paused => ("Paused", "spec.paused is true".into()),
         Some(Deferral::Floor) => {
-            ("Floor", format!("{} would be left and {} must stay available", turn.available_without(first), turn.budget.floor))
+            ("Floor", format!("{} would be left and {} must stay available", turn.available_without(first), renewal::limits(turn, first).floor))
         }
         Some(Deferral::Batch) => ("Batch", format!("{flying}/{batch} are in flight")),
         Some(Deferral::Window) => {

@@ -332,3 +332,18 @@ fn after_the_last_epoch_nothing_is_ordered() {
     lists(&mut obs, vec![vm(0, u32::MAX - 1, 20), vm(1, 2, 20)]);
     assert_eq!(created(&decide(&obs)), 0);
 }
+
+#[rstest]
+#[case::aged(90, "t", &["vm-0-1", "vm-1-2", "vm-2-3", "vm-3-4", "vm-4-5"])]
+#[case::drifted(20, "u", &["vm-0-1", "vm-1-2"])]
+#[case::both(90, "u", &["vm-0-1", "vm-1-2", "vm-2-3", "vm-3-4", "vm-4-5"])]
+fn without_rolling_only_what_is_aged_goes_at_once(#[case] minutes: i64, #[case] template: &str, #[case] wanted: &[&str]) {
+    let mut obs = pool(&json!({"minScaling": 5, "rolling": {"enabled": false, "minAvailable": 3, "batchSize": 2}}));
+    obs.template = template.into();
+    lists(&mut obs, (0..5).map(|slot| vm(slot, slot + 1, minutes)).collect());
+    assert_eq!(deleted(&decide(&obs)), wanted);
+    // The floor holds too: it is batch or floor, whichever is narrower.
+    let rolling = json!({"enabled": false, "minAvailable": 4, "batchSize": 2});
+    obs.wish = pool(&json!({"minScaling": 5, "rolling": rolling})).wish;
+    assert_eq!(deleted(&decide(&obs)).len(), if wanted.len() == 5 { 5 } else { 1 });
+}
