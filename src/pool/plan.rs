@@ -130,13 +130,17 @@ impl<'a> Turn<'a> {
         u32::try_from(serving).unwrap_or(u32::MAX)
     }
 
-    /// Where the proxies are that serve and stay. While probes are not trusted, failing one is no reason not to be named.
-    fn serving(&self) -> BTreeSet<IpAddr> {
+    /// Where the proxies are that serve and stay; nothing while that is not known of all, as after a start. While probes are not trusted, failing one is no reason not to be named.
+    fn serving(&self) -> Option<BTreeSet<IpAddr>> {
+        let is_unasked = self.census.proxies.iter().any(|p| p.standing == Standing::Unknown);
+        if self.obs.list.is_none() || (is_unasked && !self.obs.meta.deleting) {
+            return None;
+        }
         let doubted = !self.trusts_probes();
         let serves =
             |p: &&Proxy<'_>| p.serves() || (doubted && !p.never_healthy && matches!(p.standing, Standing::Ailing | Standing::Dead));
         let staying = self.census.proxies.iter().filter(serves).filter(|p| !self.is_leaving(&p.vm.id));
-        staying.filter_map(|p| p.vm.address).filter(|_| !self.obs.meta.deleting).collect()
+        Some(staying.filter_map(|p| p.vm.address).filter(|_| !self.obs.meta.deleting).collect())
     }
 
     /// How many would be available without that one.
@@ -344,7 +348,7 @@ impl<'a> Turn<'a> {
         }
         self.flights.sort_by_key(|f| f.slot);
         self.plan.requeue = self.requeue();
-        self.plan.serving = self.obs.list.is_some().then(|| self.serving());
+        self.plan.serving = self.serving();
         let said = status::say(&self);
         status::settle(self, said)
     }

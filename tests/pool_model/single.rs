@@ -347,3 +347,15 @@ fn without_rolling_only_what_is_aged_goes_at_once(#[case] minutes: i64, #[case] 
     obs.wish = pool(&json!({"minScaling": 5, "rolling": rolling})).wish;
     assert_eq!(deleted(&decide(&obs)).len(), if wanted.len() == 5 { 5 } else { 1 });
 }
+
+#[test]
+fn what_is_published_stays_until_all_have_been_asked() {
+    let mut obs = pool(&json!({}));
+    obs.health.remove("vm-0-1");
+    assert_eq!(decide(&obs).serving, None);
+    obs.health.insert("vm-0-1".into(), Health::NotYet { failures: 1 });
+    assert_eq!(decide(&obs).serving.map(|s| s.len()), Some(2));
+    obs.health.clear();
+    obs.meta.deleting = true;
+    assert_eq!(decide(&obs).serving.map(|s| s.len()), Some(0));
+}
