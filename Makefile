@@ -52,16 +52,16 @@ test: build ## Run every test: pure, model, and on a real cluster
 	cargo test -p aether-operator
 	cargo test -p testbed --lib --bins --test bed --test clouds
 	cargo test -p testbed --doc
-	$(MAKE) --no-print-directory -j4 --output-sync=line under-load with-faults by-health pools
+	$(MAKE) --no-print-directory -j4 --output-sync=line under-load with-faults at-gates pools
 
 # Each has clusters of its own, in network namespaces of their own. Mostly they wait, so four are no more than two cores can do.
-.PHONY: under-load with-faults by-health pools
+.PHONY: under-load with-faults at-gates pools
 under-load:
-	cargo test -p testbed --test rolling --test gates
+	cargo test -p testbed --test rolling
 with-faults:
 	cargo test -p testbed --test crash --test scaling
-by-health:
-	cargo test -p testbed --test health
+at-gates:
+	cargo test -p testbed --test gates --test health
 pools:
 	cargo test -p testbed --test pool
 

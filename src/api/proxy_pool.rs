@@ -73,7 +73,7 @@ pub struct ProxyPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 0 && self <= 50").message("must be from 0 to 50 percent"))]
     pub age_jitter_percent: Option<i32>,
-    /// How renewal keeps the pool serving. Each field left out is the operator-wide one (ROLLING_*, PATCH /rolling).
+    /// How renewal keeps the pool serving. Each field left out is the operator-wide one (ROLLING_*, ConfigMap aether-rolling).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolling: Option<RollingSpec>,
     /// Create and delete nothing; list, probe and report. What a person evicts goes all the same. Default false.
@@ -120,7 +120,8 @@ pub struct RollingSpec {
     /// false: all aged proxies go at once. Default: the operator's ROLLING_DEPLOYMENT, or true where another field here is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Healthy proxies that must stay while others are recycled. Not below minScaling: it is lowered, and that is said.
+    /// Healthy proxies that must stay while others are recycled. At minScaling or above it is lowered to minScaling - 1,
+    /// unless there is room for surge (maxScaling above minScaling): then to minScaling. That is said in a condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 0").message("must be 0 or more"))]
     pub min_available: Option<i32>,
@@ -173,7 +174,8 @@ pub struct ProxySpec {
     /// Secret of the same namespace with keys `username` and `password`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<SecretRef>,
-    /// Networks that may use it, as CIDR. Default: all, with credentials.
+    /// Networks that may use it, as CIDR. They must contain the address that the operator's probes come from. Default: all,
+    /// with credentials.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("each must be a network in CIDR notation, for example 203.0.113.0/24"))]
     #[schemars(length(max = 64), inner(length(max = 64)))]
@@ -272,6 +274,23 @@ mod tests {
         assert!(DURATION_RULE.contains(super::super::duration::PATTERN));
         let crd = serde_json::to_string(&crd()).unwrap();
         assert_eq!(crd.matches(super::super::duration::PATTERN).count(), 2 + crd.matches("must be a duration such as").count());
+    }
+
+    #[test]
+    fn a_pool_stays_where_its_proxies_are() {
+        let crd = serde_json::to_value(crd()).unwrap();
+        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        for (provider, field) in [
+            ("gcp", "project"),
+            ("gcp", "zone"),
+            ("aws", "region"),
+            ("digitalocean", "region"),
+            ("hetzner", "location"),
+            ("vultr", "region"),
+        ] {
+            let rules = spec[provider]["properties"][field]["x-kubernetes-validations"].as_array().unwrap();
+            assert!(rules.iter().any(|r| r["rule"] == "self == oldSelf"), "{provider}.{field}");
+        }
     }
 
     #[test]

@@ -25,10 +25,13 @@ impl Budget {
     /// minAvailable is kept as it stands where that is possible: with room for surge up to minScaling, without it up to
     /// minScaling - 1, as documented. More than that would defer recycling for ever.
     pub fn of(wish: &Wish) -> Self {
+        let gentle = Self::gentle(wish);
+        if wish.rolling.enabled { gentle } else { Self { floor: 0, batch: u32::MAX, asked: None, ..gentle } }
+    }
+
+    /// The limits that hold even without rolling, for what can wait: proxies made from an older template.
+    pub fn gentle(wish: &Wish) -> Self {
         let has_surge = wish.rolling.enabled && wish.max_scaling > wish.min_scaling;
-        if !wish.rolling.enabled {
-            return Self { floor: 0, batch: u32::MAX, cap: wish.max_scaling, has_surge, asked: None };
-        }
         let most = if has_surge { wish.min_scaling } else { wish.min_scaling.saturating_sub(1) };
         let wanted = wish.rolling.min_available;
         Self {

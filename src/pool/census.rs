@@ -74,11 +74,21 @@ pub fn called(vm: &Vm) -> String {
     vm.address.map_or_else(|| vm.id.clone(), |a| a.to_string())
 }
 
-/// Every listed VM of the pool, oldest first.
+/// Every listed VM that carries the pool's UID (rule I10), oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct Census<'a> {
-    /// Only those that carry the pool's UID (rule I10).
+    /// Those whose marks say which they are.
     pub proxies: Vec<Proxy<'a>>,
+    /// Those whose marks do not. They count as VMs (rule I3) and go with the pool; nothing else is ever decided about them.
+    pub unreadable: Vec<Proxy<'a>>,
+}
+
+/// How far a clock may be wrong.
+const SKEW: chrono::TimeDelta = chrono::TimeDelta::days(1);
+
+/// Whether marks say which VM this is. What nobody here can have written says as little as what cannot be parsed.
+fn is_readable(marks: &Marks, now: Time) -> bool {
+    marks.readable() && marks.epoch < u32::MAX && marks.born - now <= SKEW
 }
 
 impl<'a> Census<'a> {
@@ -87,7 +97,13 @@ impl<'a> Census<'a> {
         let listed = obs.list.iter().flat_map(|l| &l.vms).filter(|vm| vm.marks.pool == obs.meta.uid);
         let mut proxies: Vec<_> = listed.map(|vm| judge(vm, obs, wish, now)).collect();
         proxies.sort_by(|a, b| (a.vm.marks.born, &a.vm.id).cmp(&(b.vm.marks.born, &b.vm.id)));
-        Self { proxies }
+        let (proxies, unreadable) = proxies.into_iter().partition(|p| is_readable(&p.vm.marks, now));
+        Self { proxies, unreadable }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = Proxy<'a>> {
+        self.proxies.iter().chain(&self.unreadable).copied()
     }
 
     /// The VM with that id.
@@ -164,7 +180,7 @@ pub fn expiry(wish: &Wish, marks: &Marks) -> Option<Time> {
     let digest = Sha256::digest(format!("{} {} {}", marks.pool, marks.slot, marks.epoch));
     let (high, low) = (digest.first().copied().unwrap_or(0), digest.get(1).copied().unwrap_or(0));
     let share = f64::from(u16::from_be_bytes([high, low])) / 65536.0;
-    Some(marks.born + to_delta(limit.mul_f64(1.0 - share * f64::from(wish.jitter_percent) / 100.0)))
+    marks.born.checked_add_signed(to_delta(limit.mul_f64(1.0 - share * f64::from(wish.jitter_percent) / 100.0)))
 }
 
 /// A duration as times are calculated with.

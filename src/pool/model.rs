@@ -19,6 +19,8 @@ pub struct Observation {
     pub meta: Meta,
     /// What is wanted.
     pub wish: Result<Wish, SpecError>,
+    /// deletionPolicy is Orphan, whatever else the spec says: a pool must be able to go when its spec does not parse.
+    pub orphan: bool,
     /// What was said last, with the intents on record.
     pub status: ProxyPoolStatus,
     /// Hash of what a VM would be made from now: provider block, proxy settings, bootstrap script, credentials.
@@ -93,6 +95,8 @@ pub struct Memory {
     pub brake_until: Option<Time>,
     /// Why each VM that should be recycled is not, as it was said last.
     pub deferred: BTreeMap<String, Deferral>,
+    /// What was said last, by its reason, of things that no status keeps: it is said once.
+    pub told: BTreeMap<&'static str, String>,
     /// When the first of the empty lists in a row was asked for, while the pool is being deleted (rule I10).
     pub empty_since: Option<Time>,
     /// How long the last replacement took, from its mark until it was healthy.

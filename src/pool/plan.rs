@@ -32,7 +32,11 @@ pub fn plan(obs: &Observation, memory: &Memory, now: Time) -> Plan {
     memory.last_mutation.get_or_insert(now);
     let wish = match &obs.wish {
         Ok(wish) => wish,
-        Err(error) => return status::invalid(obs, memory, error, now),
+        Err(error) => {
+            let mut plan = status::invalid(obs, memory, error, now);
+            leaving::let_go(obs, &mut plan);
+            return plan;
+        }
     };
     let mut turn = Turn::new(obs, wish, memory, now);
     if obs.meta.deleting {
@@ -77,7 +81,7 @@ impl<'a> Turn<'a> {
             budget: Budget::of(wish),
             gone: flights.iter().filter(|f| f.phase == Step::Deleting).filter_map(|f| f.replaces.clone()).collect(),
             epoch: highest.max(u32::try_from(obs.status.epoch).unwrap_or(0)),
-            total: census.proxies.len() + unlisted,
+            total: census.all().count() + unlisted,
             evicted: obs.status.evicted.clone(),
             duplicates: 0,
             plan: Plan { memory, ..Plan::default() },
@@ -91,6 +95,7 @@ impl<'a> Turn<'a> {
 
     /// The order in which a pool is put right.
     fn go_on(&mut self) {
+        self.tell_unreadable();
         slots::evict(self);
         slots::advance(self);
         slots::adopt(self);
@@ -101,6 +106,17 @@ impl<'a> Turn<'a> {
         sizing::fill(self);
         renewal::recycle(self);
         sizing::shrink(self);
+    }
+
+    fn tell_unreadable(&mut self) {
+        let ids: Vec<&str> = self.census.unreadable.iter().map(|p| p.vm.id.as_str()).collect();
+        let message = format!(
+            "{} of {} cannot be told by their marks and are left alone, though they count; restore the marks or delete them: {:.300}",
+            ids.len(),
+            self.wish.title(),
+            ids.join(", ")
+        );
+        self.warn_once("Unreadable", Some(message).filter(|_| !ids.is_empty()));
     }
 
     /// The finalizer is on the pool.
@@ -114,13 +130,17 @@ impl<'a> Turn<'a> {
         u32::try_from(serving).unwrap_or(u32::MAX)
     }
 
-    /// Where the proxies are that serve and stay. While probes are not trusted, failing one is no reason not to be named.
-    fn serving(&self) -> BTreeSet<IpAddr> {
+    /// Where the proxies are that serve and stay; nothing while that is not known of all, as after a start. While probes are not trusted, failing one is no reason not to be named.
+    fn serving(&self) -> Option<BTreeSet<IpAddr>> {
+        let is_unasked = self.census.proxies.iter().any(|p| p.standing == Standing::Unknown);
+        if self.obs.list.is_none() || (is_unasked && !self.obs.meta.deleting) {
+            return None;
+        }
         let doubted = !self.trusts_probes();
         let serves =
             |p: &&Proxy<'_>| p.serves() || (doubted && !p.never_healthy && matches!(p.standing, Standing::Ailing | Standing::Dead));
         let staying = self.census.proxies.iter().filter(serves).filter(|p| !self.is_leaving(&p.vm.id));
-        staying.filter_map(|p| p.vm.address).filter(|_| !self.obs.meta.deleting).collect()
+        Some(staying.filter_map(|p| p.vm.address).filter(|_| !self.obs.meta.deleting).collect())
     }
 
     /// How many would be available without that one.
@@ -171,7 +191,7 @@ impl<'a> Turn<'a> {
 
     /// VMs above maxScaling that are there to stay and not dead.
     pub fn surplus(&self) -> usize {
-        let live = self.census.proxies.iter().filter(|p| p.stays() && !p.is_dead()).count();
+        let live = self.census.all().filter(|p| p.stays() && !p.is_dead()).count();
         live.saturating_sub(usize::try_from(self.budget.cap).unwrap_or(usize::MAX))
     }
 
@@ -191,13 +211,15 @@ impl<'a> Turn<'a> {
             // It takes the place of one that is known not to be.
             self.total = self.total.saturating_sub(usize::from(self.census.holder(flight.slot, flight.epoch).is_none()));
         }
-        if !self.may_ask() || !self.has_room() {
+        // The last epoch is never given out: marks that say it are not believed.
+        let next = self.epoch.checked_add(1).filter(|e| *e < u32::MAX && self.may_ask() && self.has_room());
+        let Some(next) = next else {
             flight.epoch = 0;
             flight.nonce.clear();
             flight.vm_id = None;
             return;
-        }
-        self.epoch += 1;
+        };
+        self.epoch = next;
         self.total += 1;
         flight.epoch = self.epoch;
         flight.nonce = nonce(&self.obs.meta.uid, flight.slot, flight.epoch);
@@ -302,6 +324,16 @@ impl<'a> Turn<'a> {
         self.plan.notes.push(Note { warning, reason, message });
     }
 
+    /// Adds a warning unless it was the last one of its reason. Nothing to say: the next one is news again.
+    pub fn warn_once(&mut self, reason: &'static str, message: Option<String>) {
+        let last = self.plan.memory.told.remove(reason);
+        let Some(message) = message else { return };
+        if last.as_ref() != Some(&message) {
+            self.note(true, reason, message.clone());
+        }
+        self.plan.memory.told.insert(reason, message);
+    }
+
     /// Why something that should be recycled is not, as far as it is said already.
     pub fn is_news(&mut self, id: &str, why: Deferral) -> bool {
         self.plan.memory.deferred.insert(id.to_owned(), why) != Some(why)
@@ -316,7 +348,7 @@ impl<'a> Turn<'a> {
         }
         self.flights.sort_by_key(|f| f.slot);
         self.plan.requeue = self.requeue();
-        self.plan.serving = self.obs.list.is_some().then(|| self.serving());
+        self.plan.serving = self.serving();
         let said = status::say(&self);
         status::settle(self, said)
     }

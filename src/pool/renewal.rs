@@ -2,6 +2,7 @@
 
 use crate::api::proxy_pool::{InFlight, Op, Step};
 
+use super::budget::Budget;
 use super::census::Proxy;
 use super::model::Deferral;
 use super::plan::Turn;
@@ -30,14 +31,21 @@ pub fn due<'a>(turn: &Turn<'a>) -> Vec<Proxy<'a>> {
     aged.into_iter().chain(free().filter(|p| !p.aged && p.drifted)).collect()
 }
 
+/// The limits for that one. Without rolling all that is aged goes at once, as documented; an edit, a rotated password or an
+/// upgrade of the operator never takes a whole pool down.
+pub fn limits(turn: &Turn<'_>, proxy: &Proxy<'_>) -> Budget {
+    if proxy.aged { turn.budget } else { Budget::gentle(turn.wish) }
+}
+
 /// What is in the way of recycling that one; nothing: it may go.
 fn hindrance(turn: &Turn<'_>, proxy: &Proxy<'_>) -> Option<Deferral> {
     if turn.obstacle().is_some() || turn.brakes() {
         return Some(Deferral::Obstacle);
     }
-    if !turn.wish.rolling.enabled {
+    if !turn.wish.rolling.enabled && proxy.aged {
         return None;
     }
+    let limits = limits(turn, proxy);
     if !windows::are_open(&turn.wish.windows, turn.now) {
         return Some(Deferral::Window);
     }
@@ -47,19 +55,20 @@ fn hindrance(turn: &Turn<'_>, proxy: &Proxy<'_>) -> Option<Deferral> {
     if turn.is_degraded() {
         return Some(Deferral::Degraded);
     }
-    if turn.in_flight() >= turn.budget.batch {
+    if turn.in_flight() >= limits.batch {
         return Some(Deferral::Batch);
     }
-    let makes_room = turn.budget.has_surge && turn.has_room();
-    (!makes_room && !turn.is_spare(proxy)).then_some(Deferral::Floor)
+    let makes_room = limits.has_surge && turn.has_room();
+    (!makes_room && turn.available_without(proxy) < limits.floor).then_some(Deferral::Floor)
 }
 
 fn begin(turn: &mut Turn<'_>, proxy: &Proxy<'_>) {
     let mut flight = turn.mark(proxy.vm.marks.slot, Op::Recycle, Some(proxy));
     let number = turn.in_flight() + 1;
     let (ip, title) = (proxy.called(), turn.wish.title());
-    let message = if turn.wish.rolling.enabled {
-        format!("Rolling deployment: Marked {ip} for recycling in {title}. Currently recycling {number}/{} proxies", turn.budget.batch)
+    let message = if turn.wish.rolling.enabled || !proxy.aged {
+        let batch = limits(turn, proxy).batch;
+        format!("Rolling deployment: Marked {ip} for recycling in {title}. Currently recycling {number}/{batch} proxies")
     } else {
         format!("Marked {ip} for recycling in {title}. Rolling deployment is disabled: everything aged goes at once")
     };
@@ -81,7 +90,7 @@ fn defer(turn: &mut Turn<'_>, proxy: &Proxy<'_>, why: Deferral) {
     }
     let (ip, title) = (proxy.called(), turn.wish.title());
     if why == Deferral::Floor {
-        let (left, floor) = (turn.available_without(proxy), turn.budget.floor);
+        let (left, floor) = (turn.available_without(proxy), limits(turn, proxy).floor);
         let message =
             format!("Rolling deployment: Cannot recycle {ip} for {title}. Would reduce available proxies below minimum ({left} < {floor})");
         turn.note(false, "Deferred", message);

@@ -9,12 +9,19 @@ use super::plan::Turn;
 
 /// Entries of the annotation that are looked at.
 const MOST_ENTRIES: usize = 500;
+/// Characters of an entry: no cloud has a longer id, and the status that keeps the entries is bounded.
+const LONGEST_ENTRY: usize = 256;
 
 /// Takes up what people want replaced at once: neither floor nor batch holds it, but it counts as in flight. Each entry
 /// is answered once, also one that nobody has: whoever gets that address later is left alone.
 pub fn evict(turn: &mut Turn<'_>) {
     let annotation = turn.obs.meta.annotations.get(names::EVICT).map_or("", String::as_str);
-    let entries: Vec<&str> = annotation.split(',').map(str::trim).filter(|e| !e.is_empty()).take(MOST_ENTRIES).collect();
+    let written = annotation.split(|c: char| c == ',' || c.is_whitespace()).filter(|e| !e.is_empty()).take(MOST_ENTRIES);
+    let (entries, too_long): (Vec<&str>, Vec<&str>) = written.partition(|e| e.chars().count() <= LONGEST_ENTRY);
+    let skipped = too_long.first().map(|first| {
+        format!("{} entries of {} are longer than {LONGEST_ENTRY} characters and skipped, first {first:.64}", too_long.len(), names::EVICT)
+    });
+    turn.warn_once("EvictionSkipped", skipped);
     turn.evicted.retain(|e| entries.contains(&e.entry.as_str()));
     for entry in entries {
         if turn.evicted.iter().any(|e| e.entry == entry) {

@@ -27,7 +27,10 @@ const LATER: Duration = Duration::from_mins(5);
 pub fn invalid(obs: &Observation, memory: Memory, error: &SpecError, now: Time) -> Plan {
     let mut said = obs.status.clone();
     said.observed_generation = Some(obs.meta.generation);
-    let message = error.to_string();
+    let mut message = error.to_string();
+    if obs.meta.deleting && !obs.orphan {
+        message += "; the pool can go once this is mended, or with deletionPolicy: Orphan, which leaves its proxies";
+    }
     for (type_, answer) in [(READY, Answer::False), (RECONCILING, Answer::False), (STALLED, Answer::True)] {
         conditions::set(&mut said.conditions, obs.meta.generation, now, type_, answer, "InvalidSpec", &message);
     }
@@ -90,7 +93,7 @@ fn count_words(said: &mut ProxyPoolStatus, turn: &Turn<'_>) {
     said.healthy_ips = serving().map(Proxy::called).take(MOST_ADDRESSES).collect();
     said.pending_recycle_ips = addresses(&mut waiting());
     said.recycling_ips = addresses(&mut going());
-    said.replicas = Some(count(proxies));
+    said.replicas = Some(count(turn.census.all()));
     said.ready = Some(format!("{}/{}", said.healthy, turn.wish.min_scaling));
     said.aged = count(proxies.iter().filter(|p| p.aged && p.stays()));
     said.unhealthy = count(proxies.iter().filter(|p| p.is_dead() || p.standing == Standing::Ailing));
@@ -142,7 +145,11 @@ fn state_of(said: &ProxyPoolStatus, turn: &Turn<'_>) -> Vec<Said> {
     let refusal = [Obstacle::Credentials, Obstacle::Invalid].iter().find_map(|o| memory.setbacks.get(o));
     let is_moving = !turn.obs.meta.deleting && (said.pending > 0 || turn.flights.iter().any(|f| matches!(f.op, Op::Fill | Op::Remove)));
     let (word, message) = match refusal {
-        _ if turn.obs.meta.deleting => ("Deleting", format!("{} proxies are left", turn.census.proxies.len())),
+        _ if turn.obs.meta.deleting && turn.obs.list.is_none() => {
+            let why = turn.obs.list_error.as_ref().map_or("the cloud has not been listed yet", |e| e.message.as_str());
+            ("Deleting", format!("how many proxies are left is not known: {why:.300}; deletionPolicy: Orphan lets go of them"))
+        }
+        _ if turn.obs.meta.deleting => ("Deleting", format!("{} proxies are left", turn.census.all().count())),
         Some(refusal) => ("Refused", format!("the cloud refuses to make proxies: {}", refusal.message)),
         None if wish.paused => ("Paused", format!("spec.paused is true; {text}")),
         None if turn.obs.list.is_none() => ("NotListed", "the cloud has not been listed yet".into()),
@@ -172,9 +179,10 @@ fn recycling(turn: &Turn<'_>) -> Vec<Said> {
     let count = due.len();
     let (reason, text) = match turn.plan.memory.deferred.get(&first.vm.id) {
         _ if turn.wish.paused => ("Paused", "spec.paused is true".into()),
-        Some(Deferral::Floor) => {
-            ("Floor", format!("{} would be left and {} must stay available", turn.available_without(first), turn.budget.floor))
-        }
+        Some(Deferral::Floor) => (
+            "Floor",
+            format!("{} would be left and {} must stay available", turn.available_without(first), renewal::limits(turn, first).floor),
+        ),
         Some(Deferral::Batch) => ("Batch", format!("{flying}/{batch} are in flight")),
         Some(Deferral::Window) => {
             let next = turn.wish.windows.iter().filter_map(|w| w.next(turn.now)).min();

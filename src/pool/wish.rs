@@ -13,7 +13,7 @@ use crate::rollout::wish::SpecError;
 
 use super::windows::Window;
 
-/// The operator-wide configuration: what a pool gets that does not say (ROLLING_*, AGE_LIMIT, PATCH /rolling).
+/// The operator-wide configuration: what a pool gets that does not say (ROLLING_*, AGE_LIMIT, ConfigMap aether-rolling).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// `ROLLING_DEPLOYMENT`.

@@ -1,6 +1,6 @@
 //! One plan at a time: what a pool of three is told to do, case by case.
 
-use aether_operator::api::proxy_pool::{Op, ProxyPoolSpec, Step};
+use aether_operator::api::proxy_pool::{DeletionPolicy, Op, ProxyPoolSpec, Step};
 use aether_operator::api::{ProxyPoolStatus, Time, names};
 use aether_operator::cloud::{Capabilities, Class, Error, Marks, Phase, Rate, Vm};
 use aether_operator::cluster::facts::Meta;
@@ -33,7 +33,8 @@ fn pool(change: &Value) -> Observation {
     let mut obs = Observation {
         meta: Meta { uid: "uid".into(), name: "p".into(), finalizers: vec![names::POOL_FINALIZER.into()], ..Meta::default() },
         wish: Wish::parse("p", &spec, &Defaults::default()),
-        status: ProxyPoolStatus::default(),
+        orphan: spec.deletion_policy == Some(DeletionPolicy::Orphan),
+        status: ProxyPoolStatus { epoch: 3, ..ProxyPoolStatus::default() },
         template: "t".into(),
         list: None,
         list_error: None,
@@ -189,6 +190,7 @@ fn what_carries_another_uid_is_not_there() {
 #[rstest]
 #[case::by_address("10.0.1.2", &["vm-1-2"])]
 #[case::by_id("vm-0-1, vm-1-2,vm-2-3", &["vm-0-1", "vm-1-2", "vm-2-3"])]
+#[case::by_lines("vm-0-1\n10.0.1.2\t,  vm-2-3\n", &["vm-0-1", "vm-1-2", "vm-2-3"])]
 #[case::nobody("198.51.100.7", &[])]
 fn evictions_pass_floor_and_batch_once(#[case] annotation: &str, #[case] wanted: &[&str]) {
     let mut obs = pool(&json!({"rolling": {"minAvailable": 2, "batchSize": 1}}));
@@ -250,4 +252,110 @@ fn the_finalizer_goes_after_two_empty_lists() {
     obs.list.as_mut().unwrap().at += chrono::TimeDelta::seconds(10);
     let later = now() + chrono::TimeDelta::seconds(10);
     assert_eq!(plan(&obs, &first.memory, later).actions.iter().map(|a| &a.deed).collect::<Vec<_>>(), [&Deed::Release]);
+}
+
+fn deeds(plan: &Plan) -> Vec<&Deed> {
+    plan.actions.iter().map(|a| &a.deed).collect()
+}
+
+#[rstest]
+#[case::nothing_was_ever_ordered(json!({}), |o: &mut Observation| o.status.epoch = 0, true)]
+#[case::nor_can_the_spec_be_read(json!({"maxScaling": 1}), |o: &mut Observation| o.status.epoch = 0, true)]
+#[case::orphaned_without_a_list(json!({"deletionPolicy": "Orphan"}), |_: &mut Observation| {}, true)]
+#[case::orphaned_with_a_spec_nobody_reads(json!({"deletionPolicy": "Orphan", "maxScaling": 1}), |_: &mut Observation| {}, true)]
+#[case::something_was_ordered(json!({}), |_: &mut Observation| {}, false)]
+#[case::and_the_spec_cannot_be_read(json!({"maxScaling": 1}), |_: &mut Observation| {}, false)]
+#[case::a_proxy_is_listed(json!({}), |o: &mut Observation| { o.status.epoch = 0; lists(o, vec![vm(0, 1, 20)]); }, false)]
+#[case::it_is_not_deleted(json!({"deletionPolicy": "Orphan"}), |o: &mut Observation| o.meta.deleting = false, false)]
+fn a_pool_that_has_nothing_to_wait_for_goes_at_once(#[case] spec: Value, #[case] change: fn(&mut Observation), #[case] goes: bool) {
+    let mut obs = pool(&spec);
+    obs.meta.deleting = true;
+    obs.list = None;
+    change(&mut obs);
+    assert_eq!(deeds(&decide(&obs)).contains(&&Deed::Release), goes);
+}
+
+#[test]
+fn what_is_left_of_a_pool_is_not_known_without_a_list() {
+    let mut obs = pool(&json!({}));
+    obs.meta.deleting = true;
+    obs.list = None;
+    obs.list_error = Some(Error { class: Class::Auth, message: "token refused".into() });
+    let said = decide(&obs).status.unwrap().conditions.into_iter().find(|c| c.type_ == "Ready").unwrap();
+    for part in ["not known", "token refused", "deletionPolicy: Orphan"] {
+        assert!(said.message.contains(part), "{}", said.message);
+    }
+}
+
+#[test]
+fn an_entry_that_is_too_long_is_skipped_and_told_once() {
+    let mut obs = pool(&json!({}));
+    obs.meta.annotations.insert(names::EVICT.into(), format!("vm-0-1,{}", "ä".repeat(257)));
+    let first = decide(&obs);
+    assert_eq!(deleted(&first), ["vm-0-1"]);
+    let told = |plan: &Plan| plan.notes.iter().filter(|n| n.reason == "EvictionSkipped").count();
+    obs.status = first.status.clone().unwrap();
+    let kept: Vec<_> = obs.status.evicted.iter().map(|e| e.entry.as_str()).collect();
+    assert_eq!((kept, told(&first), told(&plan(&obs, &first.memory, now()))), (vec!["vm-0-1"], 1, 0));
+}
+
+/// Marks that say nothing, in the one way or the other.
+#[rstest]
+#[case::no_slot(|v: &mut Vm| v.marks = Marks::unreadable("uid", v.marks.born))]
+#[case::the_last_epoch(|v: &mut Vm| v.marks.epoch = u32::MAX)]
+#[case::born_at_the_end_of_time(|v: &mut Vm| v.marks.born = Time::MAX_UTC)]
+#[case::born_in_two_days(|v: &mut Vm| v.marks.born = now() + chrono::TimeDelta::days(2))]
+fn what_cannot_be_told_by_its_marks_counts_and_is_left_alone(#[case] spoil: fn(&mut Vm)) {
+    let mut obs = pool(&json!({"maxScaling": 4}));
+    let mut odd = vm(9, 9, 300);
+    spoil(&mut odd);
+    let three = vec![vm(0, 1, 20), vm(1, 2, 20), vm(2, 3, 20)];
+    lists(&mut obs, [three.clone(), vec![odd.clone()]].concat());
+    let first = decide(&obs);
+    assert_eq!(first.actions, []);
+    let told = |plan: &Plan| plan.notes.iter().filter(|n| n.reason == "Unreadable" && n.message.contains("vm-9-9")).count();
+    assert_eq!((told(&first), told(&plan(&obs, &first.memory, now()))), (1, 0));
+    assert_eq!(first.status.unwrap().replicas, Some(4));
+    // It takes no place, but the room of one.
+    for (most, wanted) in [(4, 1), (3, 0)] {
+        obs.wish = pool(&json!({"maxScaling": most})).wish;
+        lists(&mut obs, [three[1..].to_vec(), vec![odd.clone()]].concat());
+        assert_eq!((created(&decide(&obs)), deleted(&decide(&obs)).len()), (wanted, 0));
+    }
+    obs.meta.deleting = true;
+    assert!(deleted(&decide(&obs)).contains(&"vm-9-9"));
+}
+
+#[test]
+fn after_the_last_epoch_nothing_is_ordered() {
+    let mut obs = pool(&json!({}));
+    lists(&mut obs, vec![vm(0, u32::MAX - 1, 20), vm(1, 2, 20)]);
+    assert_eq!(created(&decide(&obs)), 0);
+}
+
+#[rstest]
+#[case::aged(90, "t", &["vm-0-1", "vm-1-2", "vm-2-3", "vm-3-4", "vm-4-5"])]
+#[case::drifted(20, "u", &["vm-0-1", "vm-1-2"])]
+#[case::both(90, "u", &["vm-0-1", "vm-1-2", "vm-2-3", "vm-3-4", "vm-4-5"])]
+fn without_rolling_only_what_is_aged_goes_at_once(#[case] minutes: i64, #[case] template: &str, #[case] wanted: &[&str]) {
+    let mut obs = pool(&json!({"minScaling": 5, "rolling": {"enabled": false, "minAvailable": 3, "batchSize": 2}}));
+    obs.template = template.into();
+    lists(&mut obs, (0..5).map(|slot| vm(slot, slot + 1, minutes)).collect());
+    assert_eq!(deleted(&decide(&obs)), wanted);
+    // The floor holds too: it is batch or floor, whichever is narrower.
+    let rolling = json!({"enabled": false, "minAvailable": 4, "batchSize": 2});
+    obs.wish = pool(&json!({"minScaling": 5, "rolling": rolling})).wish;
+    assert_eq!(deleted(&decide(&obs)).len(), if wanted.len() == 5 { 5 } else { 1 });
+}
+
+#[test]
+fn what_is_published_stays_until_all_have_been_asked() {
+    let mut obs = pool(&json!({}));
+    obs.health.remove("vm-0-1");
+    assert_eq!(decide(&obs).serving, None);
+    obs.health.insert("vm-0-1".into(), Health::NotYet { failures: 1 });
+    assert_eq!(decide(&obs).serving.map(|s| s.len()), Some(2));
+    obs.health.clear();
+    obs.meta.deleting = true;
+    assert_eq!(decide(&obs).serving.map(|s| s.len()), Some(0));
 }

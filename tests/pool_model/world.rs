@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aether_operator::api::proxy_pool::ProxyPoolSpec;
+use aether_operator::api::proxy_pool::{DeletionPolicy, ProxyPoolSpec};
 use aether_operator::api::{ProxyPoolStatus, Time, names};
 use aether_operator::cloud::{Capabilities, Marks, Phase, Rate, Vm};
 use aether_operator::cluster::facts::Meta;
@@ -304,6 +304,7 @@ impl World {
         let mut obs = Observation {
             meta: self.meta.clone(),
             wish: Wish::parse("pool", &self.spec, &self.defaults),
+            orphan: self.spec.deletion_policy == Some(DeletionPolicy::Orphan),
             status: self.status.clone(),
             template: self.template.clone(),
             list: self.process.list.clone(),

@@ -6,11 +6,16 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Elsewhere a list does not show the proxies that there are: they would cost money and nobody would know of them.
+const FIXED_RULE: &str = "self == oldSelf";
+const FIXED_HELP: &str = "cannot be changed: the proxies there would be lost; make another ProxyPool";
+
 /// Droplets.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DigitalOceanSpec {
     /// Region slug, for example lon1.
+    #[x_kube(validation = Rule::new(FIXED_RULE).message(FIXED_HELP))]
     #[schemars(length(min = 1, max = 63))]
     pub region: String,
     /// Size slug. Default s-1vcpu-1gb.
@@ -28,6 +33,7 @@ pub struct DigitalOceanSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AwsSpec {
     /// Region, for example eu-central-1.
+    #[x_kube(validation = Rule::new(FIXED_RULE).message(FIXED_HELP))]
     #[schemars(length(min = 1, max = 63))]
     pub region: String,
     /// Image id, of the Debian family.
@@ -65,9 +71,11 @@ pub struct SpotSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GcpSpec {
     /// Project id.
+    #[x_kube(validation = Rule::new(FIXED_RULE).message(FIXED_HELP))]
     #[schemars(length(min = 1, max = 63))]
     pub project: String,
     /// Zone, for example europe-west3-a.
+    #[x_kube(validation = Rule::new(FIXED_RULE).message(FIXED_HELP))]
     #[schemars(length(min = 1, max = 63))]
     pub zone: String,
     /// Machine type. Default e2-micro.
@@ -92,6 +100,7 @@ pub struct GcpSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HetznerSpec {
     /// Location, for example nbg1.
+    #[x_kube(validation = Rule::new(FIXED_RULE).message(FIXED_HELP))]
     #[schemars(length(min = 1, max = 63))]
     pub location: String,
     /// Server type. Default cx23.
@@ -109,6 +118,7 @@ pub struct HetznerSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VultrSpec {
     /// Region id, for example ewr.
+    #[x_kube(validation = Rule::new(FIXED_RULE).message(FIXED_HELP))]
     #[schemars(length(min = 1, max = 63))]
     pub region: String,
     /// Plan. Default vc2-1c-1gb.

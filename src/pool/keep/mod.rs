@@ -14,6 +14,7 @@ use kube::runtime::reflector::Store;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::api::proxy_pool::DeletionPolicy;
 use crate::api::{ProxyPool, Time, names};
 use crate::cloud::account::Accounts;
 use crate::cloud::{Class, Cloud, Error, Vm};
@@ -115,6 +116,7 @@ impl Keeper {
         let wish = Wish::parse(&meta.name, &pool.spec, &defaults);
         let mut obs = Observation {
             wish,
+            orphan: pool.spec.deletion_policy == Some(DeletionPolicy::Orphan),
             status: pool.status.clone().unwrap_or_default(),
             template: String::new(),
             list: None,
