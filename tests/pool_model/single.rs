@@ -127,7 +127,7 @@ fn a_create_is_on_record_before_it_is_made() {
     let Deed::Create(marks) = &plan.actions[0].deed else { panic!("{:?}", plan.actions) };
     let intent = &plan.status.as_ref().unwrap().in_flight[0];
     assert_eq!((intent.slot, intent.epoch, &intent.nonce, intent.op), (marks.slot, marks.epoch, &marks.nonce, Op::Fill));
-    assert_eq!(marks.epoch, 3);
+    assert_eq!(marks.epoch, 4);
     // The process that comes next looks for it before it asks again.
     obs.status = plan.status.unwrap();
     assert!(matches!(&decide(&obs).actions[0].deed, Deed::Look(looked) if looked == marks));
