@@ -46,7 +46,9 @@ impl Keeper {
         let published = match (open.and_then(|open| open.made.as_ref()), plan.serving) {
             _ if meta.deleting => self.withdraw(&meta, kept).await,
             (Some(made), Some(serving)) => self.publish(&meta, made, serving, kept).await,
-            _ => true,
+            // Who serves is not known yet, so who is about to go may be published still.
+            (Some(_), None) => false,
+            (None, _) => true,
         };
         let mut stopped = false;
         for action in &plan.actions {
