@@ -52,17 +52,19 @@ test: build ## Run every test: pure, model, and on a real cluster
 	cargo test -p aether-operator
 	cargo test -p testbed --lib --bins --test bed --test clouds
 	cargo test -p testbed --doc
-	$(MAKE) --no-print-directory -j4 --output-sync=line under-load with-faults at-gates pools
+	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates
 
-# Each has clusters of its own, in network namespaces of their own. Mostly they wait, so four are no more than two cores can do.
-.PHONY: under-load with-faults at-gates pools
+# Each has clusters of its own, in network namespaces of their own. Mostly they wait, so three are no more than two cores can do.
+.PHONY: under-load with-faults at-gates
 under-load:
 	cargo test -p testbed --test rolling
 with-faults:
 	cargo test -p testbed --test crash --test scaling
 at-gates:
 	cargo test -p testbed --test gates --test health
-pools:
+
+.PHONY: test-pools
+test-pools: build ## Test pools on a real cluster, in a fake cloud with real proxies
 	cargo test -p testbed --test pool
 
 .PHONY: verdict-table
@@ -71,7 +73,7 @@ verdict-table: ## Print what the judge does to thousands of made-up updates, nex
 
 .PHONY: test-long
 test-long: export AETHER_LONG := 1
-test-long: test ## Every test, the slowest too, and 10,000 random schedules in the model
+test-long: test test-pools ## Every test, the slowest too, and 10,000 random schedules in the model
 	AETHER_MODEL_RUNS=10000 cargo test --release -p aether-operator --test model random_worlds
 
 .PHONY: lint

@@ -109,7 +109,10 @@ fn no_twins(truth: &Truth) -> anyhow::Result<()> {
 }
 
 async fn delete(pools: &PoolBed, name: &str, uid: &str) -> anyhow::Result<()> {
-    pools.bed.kubectl(&["-n", NAMESPACE, "delete", "proxypool", name, "--timeout=90s"]).await?;
+    if let Err(error) = pools.bed.kubectl(&["-n", NAMESPACE, "delete", "proxypool", name, "--timeout=90s"]).await {
+        let left = pools.truth_of(uid).alive().map(|vm| (vm.id, vm.doomed)).collect::<Vec<_>>();
+        anyhow::bail!("{error:#}; VMs left: {left:?}; {:#}", pools.get(name).await?);
+    }
     let left = pools.truth_of(uid).alive().count();
     ensure!(left == 0, "{left} VMs leaked");
     Ok(())

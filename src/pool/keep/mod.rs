@@ -93,6 +93,10 @@ impl Keeper {
         let (keeper, of, store, rings) = (self.clone(), key.clone(), store.clone(), bell.clone());
         tasks.spawn(key, bell, async move {
             let mut kept = Kept::default();
+            // A first list is told object by object before the store has any of them.
+            if store.wait_until_ready().await.is_err() {
+                return;
+            }
             while let Some(pool) = Pools::find(&store, &of) {
                 let pool = kept.newest(pool);
                 let wait = keeper.look(&pool, &mut kept).await;
