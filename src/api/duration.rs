@@ -6,6 +6,11 @@ use std::time::Duration;
 /// What a duration field accepts, for CEL rules.
 pub const PATTERN: &str = "^([0-9]{1,7}(ms|s|m|h)){1,4}$";
 
+/// The CEL rule of a duration field, and what it says when it is broken.
+pub const RULE: &str = "self.matches('^([0-9]{1,7}(ms|s|m|h)){1,4}$')";
+/// See [`RULE`].
+pub const HELP: &str = "must be a duration such as 30s, 5m or 1h30m";
+
 /// Why a text is no duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no duration: write for example 30s, 5m or 1h30m")]

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::conditions;
+use super::duration::{HELP as DURATION_HELP, RULE as DURATION_RULE};
 
 mod providers;
 mod status;
@@ -14,8 +15,6 @@ mod status;
 pub use providers::{AwsSpec, DigitalOceanSpec, GcpSpec, HetznerSpec, KubernetesSpec, ResourcesSpec, SpotSpec, VultrSpec};
 pub use status::{Evicted, InFlight, Op, ProviderStatus, ProxyPoolStatus, RollingConfig, Step};
 
-const DURATION_RULE: &str = "self.matches('^([0-9]{1,7}(ms|s|m|h)){1,4}$')";
-const DURATION_HELP: &str = "must be a duration such as 30s, 5m or 1h30m";
 const NAME_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
 const NAME_HELP: &str = "must be lower-case letters, digits and dashes, for example default";
 

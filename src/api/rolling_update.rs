@@ -11,12 +11,11 @@ use std::collections::BTreeMap;
 
 use super::Time;
 use super::conditions::Condition;
+use super::duration::{HELP as DURATION_HELP, RULE as DURATION_RULE};
 use super::evidence::Evidence;
 
 const RATIO_RULE: &str = "self.matches('^ *(1000000|[0-9]{1,6}) *: *(1000000|[0-9]{1,6}) *$') && self.matches('[1-9]')";
 const RATIO_HELP: &str = "must be new:old, two whole numbers from 0 to 1000000, not both 0, for example 1:3";
-const DURATION_RULE: &str = "self.matches('^([0-9]{1,7}(ms|s|m|h)){1,4}$')";
-const DURATION_HELP: &str = "must be a duration such as 30s, 5m or 1h30m";
 const VERSION_RULE: &str = "self.matches('^[A-Za-z0-9_.+-]{1,63}$') && self.matches('[A-Za-z0-9]')";
 const VERSION_HELP: &str = "must be 1 to 63 characters of A-Z a-z 0-9 _ . + - with a letter or digit among them, for example 2.0.0";
 

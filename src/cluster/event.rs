@@ -1,9 +1,11 @@
 //! Events: one per change of state and per refusal, for `kubectl describe`. Never the only record.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
 
+use crate::api::ProxyPool;
+use crate::pool;
 use crate::rollout::model::Note;
 
 use super::client::bounded;
@@ -27,8 +29,20 @@ impl Publisher {
     /// Publishes one note about a RollingUpdate. What fails is only logged: the status says it too.
     pub async fn publish(&self, meta: &Meta, note: &Note) {
         let (group, version, kind, _) = Kind::RollingUpdate.gvk();
+        // The action is part of what tells Events apart: without it, those of the next version or ratio would fold into these.
+        self.send(&format!("{group}/{version}"), kind, meta, note.warning, &note.reason, [&note.about, &note.message]).await;
+    }
+
+    /// Publishes one note about a ProxyPool. Each line is about other proxies, so it tells Events apart by itself.
+    pub async fn publish_of_pool(&self, meta: &Meta, note: &pool::model::Note) {
+        let (group, version) = (ProxyPool::group(&()), ProxyPool::version(&()));
+        let text = [&*note.message, &note.message];
+        self.send(&format!("{group}/{version}"), &ProxyPool::kind(&()), meta, note.warning, note.reason, text).await;
+    }
+
+    async fn send(&self, api: &str, kind: &str, meta: &Meta, warning: bool, reason: &str, [action, text]: [&str; 2]) {
         let about = ObjectReference {
-            api_version: Some(format!("{group}/{version}")),
+            api_version: Some(api.into()),
             kind: Some(kind.into()),
             namespace: Some(meta.namespace.clone()),
             name: Some(meta.name.clone()),
@@ -36,11 +50,10 @@ impl Publisher {
             ..ObjectReference::default()
         };
         let event = Event {
-            type_: if note.warning { EventType::Warning } else { EventType::Normal },
-            reason: note.reason.clone(),
-            note: Some(note.message.chars().take(MAX_NOTE).collect()),
-            // Part of what tells Events apart: without it, those of the next version or ratio would fold into these.
-            action: note.about.chars().take(MAX_ACTION).collect(),
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.into(),
+            note: Some(text.chars().take(MAX_NOTE).collect()),
+            action: action.chars().take(MAX_ACTION).collect(),
             secondary: None,
         };
         if let Err(error) = bounded(self.0.publish(&event, &about)).await {

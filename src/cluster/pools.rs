@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -17,16 +16,12 @@ use serde_json::json;
 
 use crate::api::{ProxyPool, ProxyPoolStatus, names};
 use crate::cloud::account;
-use crate::pool::model::Note;
 use crate::pool::publication::Publication;
 use crate::runtime::lease::Leadership;
 
 use super::client::{CallError, bounded};
 use super::facts::{Key, Meta};
 use super::patch;
-
-/// Longest text an Event may carry.
-const MAX_NOTE: usize = 1000;
 
 /// Why a write was not made.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +42,6 @@ pub enum PoolError {
 pub struct Pools {
     client: Client,
     leadership: Leadership,
-    recorder: Recorder,
 }
 
 impl PoolError {
@@ -58,10 +52,9 @@ impl PoolError {
 }
 
 impl Pools {
-    /// `instance`: name of this process in Events.
-    pub fn new(client: Client, leadership: Leadership, instance: &str) -> Self {
-        let reporter = Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(instance.to_owned()) };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, leadership }
+    /// Writes only while `leadership` is held.
+    pub fn new(client: Client, leadership: Leadership) -> Self {
+        Self { client, leadership }
     }
 
     /// Whether this process may act, to be asked right before it does.
@@ -149,30 +142,6 @@ impl Pools {
     async fn withdraw_service(&self, meta: &Meta) -> Result<(), PoolError> {
         self.remove_other_slices(meta, &[]).await?;
         self.remove::<Service>(meta, &meta.name).await
-    }
-
-    /// Publishes a note. What fails is only logged: the status says it too.
-    pub async fn tell(&self, meta: &Meta, note: &Note) {
-        let about = ObjectReference {
-            api_version: Some("aether.dev/v1alpha1".into()),
-            kind: Some("ProxyPool".into()),
-            namespace: Some(meta.namespace.clone()),
-            name: Some(meta.name.clone()),
-            uid: Some(meta.uid.clone()),
-            ..ObjectReference::default()
-        };
-        let text: String = note.message.chars().take(MAX_NOTE).collect();
-        let event = Event {
-            type_: if note.warning { EventType::Warning } else { EventType::Normal },
-            reason: note.reason.into(),
-            // Part of what tells Events apart: each line is about other proxies.
-            action: text.chars().take(128).collect(),
-            note: Some(text),
-            secondary: None,
-        };
-        if let Err(error) = bounded(self.recorder.publish(&event, &about)).await {
-            tracing::debug!(pool = %meta.key(), %error, "event not published");
-        }
     }
 
     fn pools(&self, meta: &Meta) -> Api<ProxyPool> {

@@ -63,13 +63,14 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     let candidate = Candidate::new(&client, &settings.namespace, LEASE, &settings.identity, settings.lease.into(), leadership.clone());
     tasks.spawn(candidate.run(leads));
 
-    let pools = Pools::new(client.clone(), leadership.clone(), &settings.identity);
+    let publisher = Publisher::new(client.clone(), &settings.identity);
+    let pools = Pools::new(client.clone(), leadership.clone());
     let accounts = Accounts::new(client.clone(), settings.cloud_addresses.clone(), settings.cloud_settle)?;
-    let keeper = Keeper::new(pools, accounts, &settings.namespace, settings.pool_defaults);
+    let keeper = Keeper::new(pools, publisher.clone(), accounts, &settings.namespace, settings.pool_defaults);
     let measurer = Measurer::new(index.clone(), Scraper::new(Limits::default())?, news, metrics.clone());
     let context = Context {
         writer: Writer::new(client.clone(), index.clone(), leadership, metrics.clone()),
-        publisher: Publisher::new(client.clone(), &settings.identity),
+        publisher,
         index,
         metrics: metrics.clone(),
     };

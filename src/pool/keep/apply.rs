@@ -65,7 +65,7 @@ impl Keeper {
         }
         // Last: whoever reads them waits for nothing, and the work would.
         for note in plan.notes.iter().take(EVENTS) {
-            self.pools.tell(&meta, note).await;
+            self.publisher.publish_of_pool(&meta, note).await;
         }
         let now = clock::now();
         let again = now + plan.requeue;
@@ -92,7 +92,7 @@ impl Keeper {
                 if error.is_lasting() {
                     // Said once until it is another, or some time has passed.
                     kept.published = Some((mark, clock::now()));
-                    self.pools.tell(meta, &Note { warning: true, reason: "NotPublished", message: error.to_string() }).await;
+                    self.publisher.publish_of_pool(meta, &Note { warning: true, reason: "NotPublished", message: error.to_string() }).await;
                 }
                 error.is_lasting()
             }

@@ -18,6 +18,7 @@ use crate::api::proxy_pool::DeletionPolicy;
 use crate::api::{ProxyPool, Time, names};
 use crate::cloud::account::Accounts;
 use crate::cloud::{Class, Cloud, Error, Vm};
+use crate::cluster::event::Publisher;
 use crate::cluster::facts::{Key, Meta};
 use crate::cluster::pools::Pools;
 use crate::runtime::clock;
@@ -46,6 +47,7 @@ const AT_LEAST: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Keeper {
     pools: Pools,
+    publisher: Publisher,
     accounts: Arc<Accounts>,
     /// Namespace of the operator-wide configuration.
     namespace: String,
@@ -54,8 +56,8 @@ pub struct Keeper {
 
 impl Keeper {
     /// `defaults`: what flags and environment say; the ConfigMap in `namespace` comes before them.
-    pub fn new(pools: Pools, accounts: Accounts, namespace: &str, defaults: Defaults) -> Self {
-        Self { pools, accounts: Arc::new(accounts), namespace: namespace.to_owned(), defaults }
+    pub fn new(pools: Pools, publisher: Publisher, accounts: Accounts, namespace: &str, defaults: Defaults) -> Self {
+        Self { pools, publisher, accounts: Arc::new(accounts), namespace: namespace.to_owned(), defaults }
     }
 
     /// Runs for ever. Dropping it stops all pools' tasks at once.
