@@ -246,6 +246,21 @@ impl Shop {
         Ok(self.seen_by(caller)?.between(now - chrono::TimeDelta::milliseconds(window), now))
     }
 
+    /// Waits until these shares of what a caller asked in the last 5 s are within 0.04 of what is wanted. A gateway begins its
+    /// round of the backends anew whenever anything in the cluster changes, and a round begins with the largest: while other
+    /// tests begin and end, a short time says little.
+    pub async fn comes_to_shares(&self, caller: usize, wanted: &[(&str, f64)]) -> anyhow::Result<()> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let seen = self.lately_seen_by(caller, 5000)?;
+            if seen.requests() > 0 && wanted.iter().all(|(version, share)| (seen.share(version) - share).abs() < 0.04) {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < LIMIT, "caller {caller} was to see {wanted:?}, but saw {:?}", seen.versions());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
     /// Ends the load and tells what each caller saw, in the order of [`Shop::seen_by`].
     pub async fn end_load(&mut self) -> anyhow::Result<Vec<(&'static str, Report)>> {
         // What goes wrong right after the end counts as well.

@@ -1,7 +1,7 @@
 //! How a test binary gets its rig: a namespace of its own, one boot, then the tests.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
@@ -35,8 +35,15 @@ fn run(arguments: &Arguments, lease: Duration, trials: fn(Option<&Ground>) -> Ve
     let namespace = namespace::enter("rolling-test")?;
     let runtime = Arc::new(Runtime::new()?);
     let rig = runtime.block_on(Rig::boot(&namespace, lease))?;
-    Ok(libtest_mimic::run(arguments, trials(Some(&(runtime, rig)))).exit_code())
+    let conclusion = libtest_mimic::run(arguments, trials(Some(&(runtime, rig))));
+    for failure in FAILURES.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        eprintln!("{failure}");
+    }
+    Ok(conclusion.exit_code())
 }
+
+/// What failed and why: told at the very end once more, where it is found behind pages of logs.
+pub static FAILURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Whether the tests that take longest run as well: `make test-long`.
 pub fn is_long() -> bool {
@@ -64,12 +71,16 @@ macro_rules! rig_tests {
 macro_rules! rig_trial {
     ($ground:ident, $($test:ident)::+) => {{
         let ground = $ground.cloned();
-        libtest_mimic::Trial::test(stringify!($($test)::+).replace(' ', ""), move || {
+        let name = stringify!($($test)::+).replace(' ', "");
+        libtest_mimic::Trial::test(name.clone(), move || {
             let (runtime, rig) = ground.ok_or("no rig")?;
             runtime.block_on(async {
                 match $($test)::+(&rig).await {
                     Ok(()) => Ok(()),
-                    Err(error) => Err(libtest_mimic::Failed::from(format!("{error:#}\n{}", rig.operator_log().await))),
+                    Err(error) => {
+                        common::FAILURES.lock()?.push(format!("{name} failed: {error:#}"));
+                        Err(libtest_mimic::Failed::from(format!("{error:#}\n{}", rig.operator_log().await)))
+                    }
                 }
             })
         })

@@ -37,10 +37,8 @@ pub async fn a_rollback_by_pods_behind_a_gateway_loses_nothing(rig: &Arc<Rig>) -
     shop.start_load()?;
     let watching = shop.update(json!({"traffic": {"mode": "Pods"}, "control": {"version": "2.0.0", "routing": "1:1"}})).await?;
     watching.until("half of the pods", LIMIT, |s| s.place() == "ROUTING 1:1").await?;
-    tokio::time::sleep(Duration::from_secs(6)).await;
     for gateway in 0..2 {
-        let share = shop.lately_seen_by(gateway, 3000)?.share("2.0.0");
-        ensure!((share - 0.5).abs() < 0.05, "gateway {gateway} sent {share}");
+        shop.comes_to_shares(gateway, &[("2.0.0", 0.5)]).await?;
     }
     let before = rig.writes(&shop.namespace)?.len();
     shop.order(json!({"routing": null, "outcome": "Rollback"})).await?;
