@@ -46,26 +46,29 @@ bench: build ## Measure rollback latency, and what 1,000 finished updates cost, 
 	cargo build --release -p aether-operator --bins
 	$(BIN)/testbed bench
 
+# Always the whole workspace: another selection is other features of the libraries, and a build of its own.
+TEST := cargo test --workspace
+PURE := --lib --bins --test decisions --test generated --test measurer --test model --test pool_model --test small_world --test state_table
+
 .PHONY: test
-test: build ## Run every test: pure, model, and on a real cluster
-	cargo test --workspace --no-run
-	cargo test -p aether-operator
-	cargo test -p testbed --lib --bins --test bed --test clouds
-	cargo test -p testbed --doc
+test: prerequisites ## Run every test: pure, model, and on a real cluster
+	$(TEST) --no-run
+	$(TEST) $(PURE) --test bed --test clouds
+	$(TEST) --doc
 	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates
 
 # Each has clusters of its own, in network namespaces of their own. Mostly they wait, so three are no more than two cores can do.
 .PHONY: under-load with-faults at-gates
 under-load:
-	cargo test -p testbed --test rolling
+	$(TEST) --test rolling
 with-faults:
-	cargo test -p testbed --test crash --test scaling
+	$(TEST) --test crash --test scaling
 at-gates:
-	cargo test -p testbed --test gates --test health
+	$(TEST) --test gates --test health
 
 .PHONY: test-pools
-test-pools: build ## Test pools on a real cluster, in a fake cloud with real proxies
-	cargo test -p testbed --test pool
+test-pools: prerequisites ## Test pools on a real cluster, in a fake cloud with real proxies
+	$(TEST) --test pool
 
 .PHONY: verdict-table
 verdict-table: ## Print what the judge does to thousands of made-up updates, next to the checks it replaces

@@ -8,6 +8,8 @@ use reqwest::Client as Http;
 use secrecy::SecretString;
 
 use super::limiter::{Budget, Limited, Limiters};
+#[cfg(feature = "aws")]
+use super::aws;
 use super::{Class, Cloud, Error, digitalocean, gcp, google, hetzner, http, kubernetes, vultr};
 use crate::pool::wish::Provider;
 
@@ -94,7 +96,27 @@ impl Accounts {
                 };
                 (Arc::new(kubernetes::Kubernetes::new(&self.kubernetes, place)), kubernetes::BUDGET, String::new())
             }
-            Provider::Aws(_) => return Err(invalid("this operator was built without aws".into())),
+            #[cfg(feature = "aws")]
+            Provider::Aws(spec) => {
+                let keys = secret.map(|_| aws_keys(secret)).transpose()?;
+                let id = keys.as_ref().map(|keys| keys.id.clone()).unwrap_or_default();
+                let place = aws::Place {
+                    region: spec.region.clone(),
+                    ami: spec.ami.clone(),
+                    instance_type: or(spec.instance_type.as_ref(), "t3.micro"),
+                    subnet: spec.subnet_id.clone(),
+                    security_groups: spec.security_group_ids.clone(),
+                    market: match &spec.spot {
+                        None => aws::Market::OnDemand,
+                        Some(spot) if spot.on_demand_fallback == Some(true) => aws::Market::SpotElseOnDemand,
+                        Some(_) => aws::Market::Spot,
+                    },
+                };
+                // Limits are counted by account and region.
+                (Arc::new(aws::Aws::new(http, base, keys, place).await?), aws::BUDGET, format!("{id} {}", spec.region))
+            }
+            #[cfg(not(feature = "aws"))]
+            Provider::Aws(_) => return Err(invalid("this operator was built without the cargo feature aws".into())),
         };
         Ok(Arc::new(Limited::new(cloud, self.limiters.of(provider.name(), &credential, budget), self.settle)))
     }
@@ -119,10 +141,20 @@ pub fn word(secret: Option<&Secret>, key: &str) -> Result<String, Error> {
     if text.is_empty() { Err(auth(format!("key {key} of the Secret is empty"))) } else { Ok(text.to_owned()) }
 }
 
+#[cfg(feature = "aws")]
+fn aws_keys(secret: Option<&Secret>) -> Result<aws::Keys, Error> {
+    let session = match word(secret, "sessionToken") {
+        Err(_) if secret.is_none_or(|s| !s.contains_key("sessionToken")) => None,
+        word => Some(SecretString::from(word?)),
+    };
+    Ok(aws::Keys { id: word(secret, "accessKeyId")?, secret: word(secret, "secretAccessKey")?.into(), session })
+}
+
 fn or(given: Option<&String>, default: &str) -> String {
     given.cloned().unwrap_or_else(|| default.to_owned())
 }
 
+#[cfg(not(feature = "aws"))]
 fn invalid(message: String) -> Error {
     Error { class: Class::Invalid, message }
 }

@@ -28,7 +28,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// For all of a request. Clouds take their time to take an order.
 const TOTAL: Duration = Duration::from_secs(30);
 /// Bytes of one answer.
-const LONGEST_ANSWER: usize = 16 << 20;
+pub(super) const LONGEST_ANSWER: usize = 16 << 20;
 /// Pages of one list: more is a cloud that goes round in circles.
 const MOST_PAGES: usize = 1000;
 

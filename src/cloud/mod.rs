@@ -13,6 +13,8 @@ use crate::api::Time;
 
 pub mod account;
 pub mod answer;
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod digitalocean;
 pub mod error;
 pub mod gcp;

@@ -28,6 +28,7 @@ pub struct Seen {
     pub target: String,
     /// In lower case.
     pub head: String,
+    /// What is no JSON is a text.
     pub body: Value,
 }
 
@@ -87,5 +88,9 @@ async fn request(socket: &mut TcpStream) -> Seen {
     }
     let mut words = text.split_whitespace();
     let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
-    Seen { method, target, head: text.to_lowercase(), body: serde_json::from_slice(&bytes[head..]).unwrap_or_default() }
+    Seen { method, target, head: text.to_lowercase(), body: body(&bytes[head..]) }
+}
+
+fn body(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| String::from_utf8_lossy(bytes).into())
 }

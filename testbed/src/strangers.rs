@@ -3,6 +3,7 @@
 //! The Python clients and the Go client are fetched in the versions that `strangers/` pins, and kept in the user's cache.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,6 +44,16 @@ impl Strangers {
         command.arg(Path::new(SCRIPTS).join(format!("{name}.py"))).arg(url).env("PYTHONDONTWRITEBYTECODE", "1");
         apart(&mut command);
         command
+    }
+
+    /// moto, a stranger's idea of EC2, and the URL at which it will answer.
+    pub fn moto(&self) -> anyhow::Result<(Command, String)> {
+        // Free now, and most likely still free when moto takes it.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let mut command = Command::new(&self.python);
+        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]).env("PYTHONDONTWRITEBYTECODE", "1");
+        apart(&mut command);
+        Ok((command, format!("http://127.0.0.1:{port}")))
     }
 
     /// The Go client for Vultr, told the URL of a fake cloud.

@@ -48,7 +48,7 @@ pub struct AwsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub subnet_id: Option<String>,
-    /// Security groups; they must let the proxy port in. Default: one made for the pool.
+    /// Security groups; they must let the proxy port in. Default: the network's default one, which lets in nobody from outside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 63)))]
     pub security_group_ids: Vec<String>,

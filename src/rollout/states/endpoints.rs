@@ -35,6 +35,14 @@ pub fn carries(obs: &Observation, ratio: Ratio) -> bool {
     }
 }
 
+/// More pods of the new version serve than the one ratio comes to, and no more than the other does: a process that is gone
+/// had begun to go there. Its last writes may not be seen yet; to take out what it had taken in could leave too few.
+pub fn is_between(obs: &Observation, from: Ratio, to: Ratio) -> bool {
+    let (from, to) = (share(obs, from), share(obs, to));
+    let new = count(in_service(obs, &obs.new));
+    is_serving(obs) && to.old > 0 && from.new < new && new <= to.new
+}
+
 /// Does the next thing on the way to a ratio. `Some`: it may not be done.
 pub fn go_to(turn: &mut Turn<'_>, ratio: Ratio) -> Option<Wait> {
     let obs = turn.obs;

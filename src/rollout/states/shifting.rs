@@ -227,7 +227,9 @@ fn is_under_way(turn: &Turn<'_>, from: Ratio, to: Ratio) -> bool {
     let obs = turn.obs;
     if obs.by_pods() {
         // What was done by a process that could not record it is not undone, were it only to be done again.
-        return turn.memory.heading == Some(to) || (endpoints::carries(obs, to) && !endpoints::carries(obs, from));
+        return turn.memory.heading == Some(to)
+            || endpoints::is_between(obs, from, to)
+            || (endpoints::carries(obs, to) && !endpoints::carries(obs, from));
     }
     let ratios: Vec<_> = obs.routes.iter().map(|r| gateway::ratio(r, obs.names())).collect();
     ratios.contains(&Some(to)) && ratios.iter().all(|r| *r == Some(to) || *r == Some(from))

@@ -1,7 +1,10 @@
 //! The fake cloud against clients that are not ours: what boto3, hcloud, pydo, google-cloud-compute and govultr take for
-//! a cloud is one. Each has a fake cloud of its own and says itself, in `strangers/`, what it expects.
+//! a cloud is one. Each has a fake cloud of its own and says itself, in `strangers/`, what it expects. Then our own
+//! clients against it.
 
 #![allow(clippy::unwrap_used)]
+
+mod ours;
 
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -37,15 +40,26 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let trials = CLIENTS.map(|(name, dialect, client)| {
-        let ground = ground.clone();
-        Trial::test(name, move || {
-            let ground = ground.ok_or("nothing to run on")?;
-            let (runtime, strangers) = &*ground;
-            runtime.block_on(takes_it_for(dialect, |url| client(strangers, url))).map_err(|error| Failed::from(format!("{error:#}")))
-        })
-    });
-    libtest_mimic::run(&arguments, trials.into()).exit_code()
+    let mut trials = Vec::from(CLIENTS.map(|(name, dialect, client)| {
+        trial(name.to_owned(), &ground, async move |strangers: &Strangers| takes_it_for(dialect, |url| client(strangers, url)).await)
+    }));
+    trials.extend(Dialect::ALL.map(|dialect| {
+        let name = format!("our_client_for_{}_and_it", dialect.to_string().replace(' ', "_").to_lowercase());
+        trial(name, &ground, async move |_: &Strangers| ours::lives_in_the_fake(dialect).await)
+    }));
+    trials.push(trial("our_client_for_ec2_and_moto".to_owned(), &ground, ours::lives_in_moto));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+type Ground = Option<Arc<(Runtime, Strangers)>>;
+
+fn trial(name: String, ground: &Ground, test: impl AsyncFnOnce(&Strangers) -> anyhow::Result<()> + Send + 'static) -> Trial {
+    let ground = ground.clone();
+    Trial::test(name, move || {
+        let ground = ground.ok_or("nothing to run on")?;
+        let (runtime, strangers) = &*ground;
+        runtime.block_on(test(strangers)).map_err(|error| Failed::from(format!("{error:#}")))
+    })
 }
 
 fn ground() -> anyhow::Result<(Runtime, Strangers)> {
