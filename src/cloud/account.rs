@@ -7,9 +7,9 @@ use kube::Client;
 use reqwest::Client as Http;
 use secrecy::SecretString;
 
-use super::limiter::{Budget, Limited, Limiters};
 #[cfg(feature = "aws")]
 use super::aws;
+use super::limiter::{Budget, Limited, Limiters};
 use super::{Class, Cloud, Error, digitalocean, gcp, google, hetzner, http, kubernetes, vultr};
 use crate::pool::wish::Provider;
 

@@ -1,5 +1,7 @@
 //! One table of clouds and one of answers: what holds for one JSON cloud is asked of all of them.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -360,12 +362,12 @@ async fn no_secret_is_ever_shown() {
                 let cloud = kind.cloud(&server);
                 for _ in 0..2 {
                     let error = cloud.create(&order).await.unwrap_err();
-                    shown += &format!("{error} {error:?}");
+                    write!(shown, "{error} {error:?}").unwrap();
                 }
             }
         }
         let server = Server::with([json_of(202, &(kind.made)(kind.ours(1, kind.starting)))]).await;
-        shown += &format!("{:?}", kind.cloud(&server).create(&order).await.unwrap());
+        write!(shown, "{:?}", kind.cloud(&server).create(&order).await.unwrap()).unwrap();
         for secret in [TOKEN, PASSWORD, "echo 'Basic", &encoded[..20]] {
             assert!(!shown.contains(secret), "{}: {shown}", kind.name);
         }

@@ -15,10 +15,12 @@ pub const PASSWORD: &str = "canary-password-5up3r";
 
 pub type Labels<'a> = &'a [(String, String)];
 
+type Make = fn(Option<&str>) -> Result<Arc<dyn Cloud>, Error>;
+
 /// One cloud's shapes.
 pub struct Kind {
     pub name: &'static str,
-    pub make: fn(Option<&str>) -> Result<Arc<dyn Cloud>, Error>,
+    pub make: Make,
     pub id: fn(u32) -> String,
     pub vm: fn(u32, &str, Labels<'_>) -> Value,
     pub page: fn(Vec<Value>, usize, bool) -> Value,

@@ -37,7 +37,7 @@ fn pod(marks: &Marks, phase: &str) -> Value {
     })
 }
 
-fn list(pods: Vec<Value>, more: Option<&str>) -> Reply {
+fn list(pods: &[Value], more: Option<&str>) -> Reply {
     json_of(200, &json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"continue": more}, "items": pods}))
 }
 
@@ -54,8 +54,8 @@ async fn a_list_is_every_page() {
     let mut unreadable = pod(&marks_of(3), "Running");
     unreadable["metadata"]["labels"]["aether-slot"] = json!("three");
     let server = Server::with([
-        list(vec![pod(&marks_of(1), "Running")], Some("more=")),
-        list(vec![unreadable, pod(&Marks { pool: "another".into(), ..marks_of(1) }, "Running")], None),
+        list(&[pod(&marks_of(1), "Running")], Some("more=")),
+        list(&[unreadable, pod(&Marks { pool: "another".into(), ..marks_of(1) }, "Running")], None),
     ])
     .await;
     let found = cloud(&server).list(UID).await.unwrap();
@@ -70,7 +70,7 @@ async fn a_list_is_every_page() {
 
 #[tokio::test]
 async fn half_a_list_is_no_list() {
-    let first = list(vec![pod(&marks_of(1), "Running")], Some("more="));
+    let first = list(&[pod(&marks_of(1), "Running")], Some("more="));
     for second in [failure(410, "Expired", "too old"), failure(500, "InternalError", "x"), json_of(200, &json!({})), Reply::Lost] {
         let server = Server::with([first.clone(), second]).await;
         assert!(cloud(&server).list(UID).await.is_err());

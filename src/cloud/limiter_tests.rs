@@ -140,7 +140,7 @@ impl Cloud for Counted {
     }
     fn create<'a>(&'a self, _: &'a Order) -> BoxFuture<'a, Result<Vm, Error>> {
         self.0.fetch_add(1, Ordering::SeqCst);
-        async { Err(Error { class: Class::Throttled(Some(Duration::from_secs(600))), message: String::new() }) }.boxed()
+        async { Err(Error { class: Class::Throttled(Some(Duration::from_mins(10))), message: String::new() }) }.boxed()
     }
     fn delete<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         async { Ok(()) }.boxed()

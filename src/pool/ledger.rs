@@ -98,7 +98,9 @@ mod tests {
     #[case(&[true, false, true], Health::Healthy)]
     fn findings_add_up(#[case] findings: &[bool], #[case] health: Health) {
         let mut ledger = Ledger::default();
-        findings.iter().for_each(|alive| ledger.hear("a".into(), *alive, Time::UNIX_EPOCH));
+        for alive in findings {
+            ledger.hear("a".into(), *alive, Time::UNIX_EPOCH);
+        }
         assert_eq!(ledger.health().get("a").copied().unwrap_or_default(), health);
     }
 

@@ -9,7 +9,9 @@
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::retry::RetryConfig;
-use aws_sdk_ec2::config::{AppName, BehaviorVersion, Config, Credentials, Region, SharedCredentialsProvider, StalledStreamProtectionConfig};
+use aws_sdk_ec2::config::{
+    AppName, BehaviorVersion, Config, Credentials, Region, SharedCredentialsProvider, StalledStreamProtectionConfig,
+};
 use aws_sdk_ec2::operation::run_instances::RunInstancesOutput;
 use aws_sdk_ec2::types::{
     Filter, HttpTokensState, Instance, InstanceInterruptionBehavior, InstanceMarketOptionsRequest, InstanceMetadataEndpointState,
@@ -96,24 +98,20 @@ impl Aws {
         let wire = Wire::new(http);
         let region = Region::new(place.region.clone());
         let secret = keys.as_ref().map(|keys| keys.secret.clone());
-        let credentials = match keys {
-            Some(Keys { id, secret, session }) => {
-                let session = session.map(|s| s.expose_secret().to_owned());
-                Some(SharedCredentialsProvider::new(Credentials::new(id, secret.expose_secret(), session, None, "Secret")))
-            }
-            None => {
-                let loader = aws_config::defaults(BehaviorVersion::latest()).region(region.clone()).http_client(wire.clone());
-                loader.load().await.credentials_provider()
-            }
+        let credentials = if let Some(Keys { id, secret, session }) = keys {
+            let session = session.map(|s| s.expose_secret().to_owned());
+            Some(SharedCredentialsProvider::new(Credentials::new(id, secret.expose_secret(), session, None, "Secret")))
+        } else {
+            let loader = aws_config::defaults(BehaviorVersion::latest()).region(region.clone()).http_client(wire.clone());
+            loader.load().await.credentials_provider()
         };
-        let config = Config::builder()
+        let mut config = Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(region)
             .http_client(wire)
             // The planner decides what follows an error.
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        let mut config = config;
         config.set_app_name(AppName::new("aether").ok()).set_credentials_provider(credentials).set_endpoint_url(base.map(str::to_owned));
         Ok(Self { client: Client::from_conf(config.build()), place, secret })
     }
@@ -124,7 +122,7 @@ impl Aws {
         let mut next = None;
         for _ in 0..MOST_PAGES {
             let request = self.client.describe_instances().set_filters(Some(filters.clone())).max_results(PER_PAGE).set_next_token(next);
-            let page = request.send().await.map_err(|e| self.error(Verb::Read, e, ""))?;
+            let page = request.send().await.map_err(|e| self.error(Verb::Read, &e, ""))?;
             instances.extend(page.reservations.unwrap_or_default().into_iter().flat_map(|r| r.instances.unwrap_or_default()));
             next = page.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
@@ -178,7 +176,7 @@ impl Aws {
             ),
             None => request.set_security_group_ids(groups),
         };
-        let made: RunInstancesOutput = request.send().await.map_err(|e| self.error(Verb::Change, e, &order.user_data))?;
+        let made: RunInstancesOutput = request.send().await.map_err(|e| self.error(Verb::Change, &e, &order.user_data))?;
         let id = made.instances().first().and_then(Instance::instance_id).unwrap_or_default().to_owned();
         named(&DIALECT, Vm { id, marks: order.marks.clone(), phase: Phase::Starting, address: None })
     }
@@ -189,9 +187,9 @@ impl Aws {
         Ok(found.into_iter().find(|vm| (vm.marks.slot, vm.marks.epoch) == (order.marks.slot, order.marks.epoch)))
     }
 
-    fn error<E: aws_sdk_ec2::error::ProvideErrorMetadata>(&self, verb: Verb, failed: wire::Failed<E>, script: &str) -> Error {
+    fn error<E: aws_sdk_ec2::error::ProvideErrorMetadata>(&self, verb: Verb, failed: &wire::Failed<E>, script: &str) -> Error {
         let secret = self.secret.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
-        error(verb, &failed, &[script, &STANDARD.encode(script), secret])
+        error(verb, failed, &[script, &STANDARD.encode(script), secret])
     }
 }
 
@@ -234,7 +232,7 @@ impl Cloud for Aws {
 
     fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         async move {
-            match self.client.terminate_instances().instance_ids(id).send().await.map_err(|e| self.error(Verb::Change, e, "")) {
+            match self.client.terminate_instances().instance_ids(id).send().await.map_err(|e| self.error(Verb::Change, &e, "")) {
                 Err(error) if error.class == Class::NotFound => Ok(()),
                 done => done.map(drop),
             }

@@ -45,10 +45,10 @@ fn ours(n: u32, state: &str) -> String {
 }
 
 fn page(instances: &[String], next: &str) -> Reply {
-    let sets: String = instances
-        .iter()
-        .map(|instance| format!("<item><reservationId>r-1</reservationId><instancesSet>{instance}</instancesSet></item>"))
-        .collect();
+    let mut sets = String::new();
+    for instance in instances {
+        write!(sets, "<item><reservationId>r-1</reservationId><instancesSet>{instance}</instancesSet></item>").unwrap();
+    }
     let next = if next.is_empty() { String::new() } else { format!("<nextToken>{next}</nextToken>") };
     xml("DescribeInstancesResponse", &format!("<reservationSet>{sets}</reservationSet>{next}"))
 }
@@ -158,7 +158,9 @@ async fn an_order_whose_answer_is_lost_may_have_been_carried_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("http://{}/", listener.local_addr().unwrap())
     };
-    for reply in [Reply::Lost, Reply::Cut, xml("RunInstancesResponse", ""), refused(503, "Unavailable", ""), Reply::Whole(200, "", "{}".into())] {
+    for reply in
+        [Reply::Lost, Reply::Cut, xml("RunInstancesResponse", ""), refused(503, "Unavailable", ""), Reply::Whole(200, "", "{}".into())]
+    {
         let server = Server::with([reply]).await;
         assert_eq!(cloud(&server.base, Market::SpotElseOnDemand).await.create(&order()).await.unwrap_err().class, Class::Unknown);
         assert_eq!(server.seen().len(), 1, "nothing is tried twice");

@@ -4,9 +4,7 @@ use std::fmt;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
-};
+use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
@@ -98,10 +96,10 @@ async fn send(client: reqwest::Client, request: HttpRequest) -> Result<HttpRespo
     let (parts, body) = request.try_into_http1x().map_err(|e| ConnectorError::user(e.into()))?.into_parts();
     let body = body.bytes().map(<[u8]>::to_vec).ok_or_else(|| ConnectorError::user("a body that is not at hand".into()))?;
     let sent = client.request(parts.method, parts.uri.to_string()).headers(parts.headers).body(body).send().await;
-    let mut response = sent.map_err(lost)?;
+    let mut response = sent.map_err(|e| lost(&e))?;
     let status = response.status().as_u16().try_into().map_err(|_| ConnectorError::io("no status".into()))?;
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(lost)? {
+    while let Some(chunk) = response.chunk().await.map_err(|e| lost(&e))? {
         if bytes.len() + chunk.len() > LONGEST_ANSWER {
             return Err(ConnectorError::io("the answer is too long".into()));
         }
@@ -118,7 +116,7 @@ async fn send(client: reqwest::Client, request: HttpRequest) -> Result<HttpRespo
 }
 
 /// A `user` error is one of before anything was sent.
-fn lost(error: reqwest::Error) -> ConnectorError {
+fn lost(error: &reqwest::Error) -> ConnectorError {
     if error.is_connect() || error.is_builder() {
         ConnectorError::user("no connection".into())
     } else if error.is_timeout() {

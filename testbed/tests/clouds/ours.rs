@@ -15,7 +15,7 @@ const UID: &str = "6f0c3a52-7a54-4d33-9a3e-2f8b1c0d9e11";
 /// More than one page of what any of the clouds gives out here.
 const VMS: u32 = 12;
 /// For a cloud to say what is true.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Our client for a dialect, at that fake cloud.
 async fn at(dialect: Dialect, cloud: &FakeCloud) -> anyhow::Result<Arc<dyn Cloud>> {

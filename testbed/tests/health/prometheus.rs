@@ -163,7 +163,7 @@ pub async fn a_target_lost_in_the_middle_of_a_step_holds(rig: &Arc<Rig>) -> anyh
     watching.until("the first step", LIMIT, |s| s.place() == "ROUTING 1:9").await?;
     shop.patch_update(json!({"control": {"routing": null}})).await?;
     // Three rounds, for a baseline and more requests than are needed.
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     prometheus.scrape(&[])?;
     watching.until("figures that are too old", 2 * LIMIT, cannot_be_read("s old")).await?;
     watching.until("no figures", LIMIT, cannot_be_read("no series of either version")).await?;
