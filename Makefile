@@ -53,7 +53,7 @@ PURE := --lib --bins --test decisions --test generated --test measurer --test mo
 .PHONY: test
 test: prerequisites ## Run every test: pure, model, and on a real cluster
 	$(TEST) --no-run
-	$(TEST) $(PURE) --test bed --test clouds
+	$(TEST) $(PURE) --test bed --test clouds --test bootstrap
 	$(TEST) --doc
 	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates
 

@@ -6,7 +6,6 @@ use rstest::rstest;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::pool::bootstrap::{Network, Proxy, Seat, tinyproxy_conf};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -161,47 +160,6 @@ fn targets_are_asked_for(#[case] text: &str, #[case] starts: &str) {
 #[case("https://")]
 fn what_is_no_target(#[case] text: &str) {
     assert_eq!(Target::parse(text), None);
-}
-
-/// Against the real one: `AETHER_TINYPROXY=/path/to/tinyproxy cargo test --lib a_real_tinyproxy -- --ignored`.
-#[tokio::test]
-#[ignore = "needs a tinyproxy, named by AETHER_TINYPROXY"]
-async fn a_real_tinyproxy_with_our_configuration() {
-    let program = std::env::var("AETHER_TINYPROXY").unwrap();
-    let address = IpAddr::from([127, 0, 0, 7]);
-    let port = TcpListener::bind((address, 0)).await.unwrap().local_addr().unwrap().port();
-    let seat = Seat::At(address);
-    let folder = std::env::temp_dir().join(format!("aether-tinyproxy-{port}"));
-    std::fs::create_dir_all(&folder).unwrap();
-    // Somewhere to go: a page, and a port for tunnels.
-    let web = proxy(|_| "HTTP/1.0 200 OK\r\n\r\n".into()).await;
-    let http = Target::parse(&format!("http://{web}/")).unwrap();
-    let tunnel = Target::parse(&format!("https://{web}/")).unwrap();
-    for (allowed, connect, expected) in [
-        ("127.0.0.0/8", web.port(), Finding::Alive { connections: Some(0) }),
-        ("192.0.2.0/24", web.port(), Finding::Denied),
-        ("127.0.0.0/8", 443, Finding::NoEgress { reached: 1 }),
-    ] {
-        let made = Proxy::new(port, login("right-right"), vec![Network::parse(allowed).unwrap()], vec![connect]).unwrap();
-        let conf = folder.join("conf");
-        std::fs::write(&conf, tinyproxy_conf(&made, seat)).unwrap();
-        let mut running = std::process::Command::new(&program).arg("-d").arg("-c").arg(&conf).spawn().unwrap();
-        let how = Probing { targets: vec![http.clone(), tunnel.clone()], ..how(port) };
-        let mut finding = Finding::Refused;
-        while finding == Finding::Refused {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            finding = probe((address, port).into(), &how).await;
-        }
-        assert_eq!(finding, expected);
-        if expected != Finding::Denied {
-            for wrong in [login("wrong-wrong"), None] {
-                assert_eq!(probe((address, port).into(), &Probing { login: wrong, ..how.clone() }).await, Finding::WrongLogin);
-            }
-        }
-        running.kill().unwrap();
-        running.wait().unwrap();
-    }
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 proptest! {

@@ -32,8 +32,14 @@ use tokio::time::timeout;
 
 /// Carries the bed's folder inwards. Only the first two processes of a namespace believe it: all others inherit it.
 const DIR_VARIABLE: &str = "AETHER_BED_DIR";
-/// Pods and Services. Connections to them, and listeners on them, stay inside the bed.
-const LOCAL_RANGES: [(Ipv4Addr, u8); 2] = [(Ipv4Addr::new(10, 244, 0, 0), 16), (Ipv4Addr::new(10, 96, 0, 0), 16)];
+/// Pods, Services, somewhere on the internet, and the clouds' metadata server. Connections to them, and listeners on them, stay
+/// inside the bed.
+const LOCAL_RANGES: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(10, 244, 0, 0), 16),
+    (Ipv4Addr::new(10, 96, 0, 0), 16),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    (Ipv4Addr::new(169, 254, 169, 254), 32),
+];
 const LOCAL_TABLE: u32 = 255;
 /// How long the inner process may take to leave before it is killed.
 const GRACE: Duration = Duration::from_secs(10);

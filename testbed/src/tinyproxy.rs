@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Context;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::binaries::{Part, ensure, run};
+use crate::binaries::{Part, ensure};
+use crate::debian;
 use crate::fake_cloud::{Change, Vm};
 use crate::process::Process;
 
@@ -23,28 +23,9 @@ const ROOTS: [&str; 2] = ["User ", "Group "];
 
 /// Makes sure that tinyproxy is in the cache, and says where. Needs a Debian or Ubuntu and its packages the first time.
 pub fn program() -> anyhow::Result<PathBuf> {
-    let [folder] = ensure([Part { key: "tinyproxy-debian".into(), make: fetch }])?;
-    Ok(folder.join("tinyproxy"))
-}
-
-fn fetch(work: &Path, out: &Path) -> anyhow::Result<()> {
-    let needed = "Debian's tinyproxy is needed for the tests of proxies, and apt-get to fetch it";
-    // Package lists of our own: the machine's may be old or missing, and only root may renew them.
-    for folder in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(work.join(folder))?;
-    }
-    let lists = format!("Dir::State::Lists={}", work.join("lists").display());
-    let cache = format!("Dir::Cache={}", work.join("cache").display());
-    for task in [&["update"][..], &["download", PACKAGE]] {
-        let mut apt = Command::new("apt-get");
-        apt.args(["-q", "-o", &lists, "-o", &cache, "-o", "APT::Sandbox::User="]).args(task).current_dir(work);
-        run(&mut apt).context(needed)?;
-    }
-    let packages = fs::read_dir(work)?.flatten().map(|f| f.path());
-    let package = packages.into_iter().find(|p| p.extension().is_some_and(|e| e == "deb")).context(needed)?;
-    run(Command::new("dpkg").arg("-x").arg(&package).arg(work.join("root"))).context(needed)?;
-    fs::copy(work.join("root/usr/bin/tinyproxy"), out.join("tinyproxy"))?;
-    Ok(())
+    let make = |work: &Path, out: &Path| debian::unpack(&[PACKAGE], "tinyproxy", work, out);
+    let [folder] = ensure([Part { key: "debian-tinyproxy".into(), make }])?;
+    Ok(folder.join("usr/bin/tinyproxy"))
 }
 
 /// The proxies of all VMs that run. Dropping it ends them.
