@@ -1,7 +1,7 @@
 //! The plan: from an observation and the time to ordered actions. Total, without a clock, without effects.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::api::Time;
@@ -11,7 +11,7 @@ use crate::cloud::Marks;
 
 use super::budget::Budget;
 use super::census::{Census, Proxy, Standing, called, to_delta};
-use super::model::{Action, Deed, Deferral, Memory, Needs, Note, Observation, Obstacle, Plan, Reply, nonce};
+use super::model::{Action, Deed, Deferral, Memory, Needs, Note, Observation, Obstacle, Plan, Reply, listens_at, nonce};
 use super::wish::Wish;
 use super::{leaving, renewal, sizing, slots, status};
 
@@ -131,7 +131,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Where the proxies are that serve and stay; nothing while that is not known of all, as after a start. While probes are not trusted, failing one is no reason not to be named.
-    fn serving(&self) -> Option<BTreeSet<IpAddr>> {
+    fn serving(&self) -> Option<BTreeSet<SocketAddr>> {
         let is_unasked = self.census.proxies.iter().any(|p| p.standing == Standing::Unknown);
         if self.obs.list.is_none() || (is_unasked && !self.obs.meta.deleting) {
             return None;
@@ -140,7 +140,7 @@ impl<'a> Turn<'a> {
         let serves =
             |p: &&Proxy<'_>| p.serves() || (doubted && !p.never_healthy && matches!(p.standing, Standing::Ailing | Standing::Dead));
         let staying = self.census.proxies.iter().filter(serves).filter(|p| !self.is_leaving(&p.vm.id));
-        Some(staying.filter_map(|p| p.vm.address).filter(|_| !self.obs.meta.deleting).collect())
+        Some(staying.filter_map(|p| listens_at(p.vm, self.wish.proxy.port)).filter(|_| !self.obs.meta.deleting).collect())
     }
 
     /// How many would be available without that one.

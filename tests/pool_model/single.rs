@@ -4,7 +4,7 @@ use aether_operator::api::proxy_pool::{DeletionPolicy, Op, ProxyPoolSpec, Step};
 use aether_operator::api::{ProxyPoolStatus, Time, names};
 use aether_operator::cloud::{Capabilities, Class, Error, Marks, Phase, Rate, Vm};
 use aether_operator::cluster::facts::Meta;
-use aether_operator::pool::model::{Deed, Health, Listed, Memory, Observation, Plan};
+use aether_operator::pool::model::{Deed, Health, Listed, Memory, Observation, Plan, listens_at, template};
 use aether_operator::pool::plan::plan;
 use aether_operator::pool::wish::{Defaults, Wish};
 use rstest::rstest;
@@ -358,4 +358,24 @@ fn what_is_published_stays_until_all_have_been_asked() {
     obs.health.clear();
     obs.meta.deleting = true;
     assert_eq!(decide(&obs).serving.map(|s| s.len()), Some(0));
+}
+
+/// An edit of the port, say: what runs goes on listening at the old one.
+#[test]
+fn an_edited_port_is_rolled_out_and_each_is_asked_and_published_where_it_listens() {
+    let mut obs = pool(&json!({"proxy": {"port": 9000}}));
+    let mut vms = vec![vm(0, 1, 20), vm(1, 2, 20), vm(2, 3, 20)];
+    vms[1].marks.template = template("before", 3128);
+    vms[2].marks.template = template("before", 3128);
+    obs.template = template("after", 9000);
+    vms[0].marks.template.clone_from(&obs.template);
+    lists(&mut obs, vms);
+    let ports = |plan: &Plan| plan.serving.as_ref().unwrap().iter().map(std::net::SocketAddr::port).collect::<Vec<_>>();
+    let first = decide(&obs);
+    // The floor is 2: one at a time, and the other still where it is.
+    assert_eq!((deleted(&first), ports(&first)), (vec!["vm-1-2"], vec![9000, 3128]));
+    assert_eq!(listens_at(&obs.list.as_ref().unwrap().vms[1], 9000), "10.0.1.2:3128".parse().ok());
+    // What was made before ports were on record, and what has no address yet.
+    assert_eq!(listens_at(&vm(0, 1, 1), 9000), "10.0.0.1:9000".parse().ok());
+    assert_eq!(listens_at(&Vm { address: None, ..vm(0, 1, 1) }, 9000), None);
 }

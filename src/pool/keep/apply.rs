@@ -1,7 +1,7 @@
 //! A plan carried out: status first, then what is published, then the cloud.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::api::ProxyPoolStatus;
@@ -76,7 +76,7 @@ impl Keeper {
     }
 
     /// True: what is published names nobody who is about to go, or cannot be helped.
-    async fn publish(&self, meta: &Meta, made: &Made, serving: BTreeSet<IpAddr>, kept: &mut Kept) -> bool {
+    async fn publish(&self, meta: &Meta, made: &Made, serving: BTreeSet<SocketAddr>, kept: &mut Kept) -> bool {
         let publication = Publication { serving, port: made.port, login: made.login.clone() };
         let mark = short_hash(&format!("{:?} {} {} {:?}", publication.serving, made.port, made.template, made.publish));
         if kept.published.as_ref().is_some_and(|(of, at)| *of == mark && clock::now() < *at + STILL_THERE) {

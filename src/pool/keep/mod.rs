@@ -3,8 +3,7 @@
 //! A pool that fails or waits holds up nobody but itself. All runs while this process leads; when it does not, the tasks
 //! are dropped where they are, which is as good as a crash: what was about to be done is on record.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +22,8 @@ use crate::cluster::facts::{Key, Meta};
 use crate::cluster::pools::Pools;
 use crate::runtime::clock;
 
-use super::ledger::Ledger;
-use super::model::{Listed, Memory, Observation, Obstacle};
+use super::ledger::{self, Ledger};
+use super::model::{Listed, Memory, Observation, Obstacle, listens_at};
 use super::plan::plan;
 use super::probe::{self, Finding};
 use super::wish::{Defaults, Wish};
@@ -139,10 +138,9 @@ impl Keeper {
         };
         if let Some(open) = &open {
             // In this order a list is new when it is planned by, however long proxies take to answer.
-            let due = |kept: &Kept, now| kept.ledger.due(kept.listed(), open.interval(), now);
-            kept.probe(open, &mut obs, due).await;
+            kept.probe(open, &mut obs, open.interval()).await;
             self.list(open, &mut obs, kept).await;
-            kept.probe(open, &mut obs, |kept, now| kept.ledger.unasked(kept.listed(), now)).await;
+            kept.probe(open, &mut obs, ledger::NEVER).await;
         }
         obs.list.clone_from(&kept.list);
         obs.list_error.clone_from(&kept.list_error);
@@ -219,17 +217,19 @@ impl Kept {
         self.list.as_ref().map(|list| &*list.vms).unwrap_or_default()
     }
 
-    /// Asks those proxies.
-    async fn probe(&mut self, open: &Open, obs: &mut Observation, whom: impl FnOnce(&Self, Time) -> Vec<(String, IpAddr)>) {
+    /// Asks those that were not asked for that long, each where it listens.
+    async fn probe(&mut self, open: &Open, obs: &mut Observation, interval: Duration) {
         let Some(made) = &open.made else { return };
         let now = clock::now();
-        let findings = probe::probe_all(whom(self, now), &made.probing).await;
+        let due = self.ledger.due(self.listed(), interval, now);
+        let due: Vec<_> = due.filter_map(|vm| Some((vm.id.clone(), listens_at(vm, made.port)?))).collect();
+        let findings = probe::probe_all(due, &made.probing).await;
+        let older = self.listed().iter().filter(|vm| vm.marks.template != made.template);
+        let older: BTreeSet<String> = older.map(|vm| vm.id.clone()).collect();
         let cut_off = findings.iter().any(|(_, finding)| matches!(finding, Finding::NoEgress { .. }));
         for (id, finding) in findings {
-            // One that was made with another login is not dead for that; it is renewed in its turn.
-            let is_older = self.listed().iter().any(|vm| vm.id == id && vm.marks.template != made.template);
-            let alive = matches!(finding, Finding::Alive { .. }) || (is_older && finding == Finding::WrongLogin);
-            self.ledger.hear(id, alive, now);
+            let lives = finding.shows_life(older.contains(&id));
+            self.ledger.hear(id, lives, now);
         }
         if cut_off {
             let direct = made.probing.targets.iter().map(|target| probe::reached_directly(target, made.probing.timeout));

@@ -7,6 +7,7 @@ use crate::cloud::account::{Home, Secret, word};
 use crate::cloud::{Class, Cloud, Error};
 use crate::cluster::facts::Meta;
 use crate::pool::bootstrap::{self, Login, Network, Proxy};
+use crate::pool::model::template;
 use crate::pool::probe::{Probing, Target};
 use crate::pool::publication::owner;
 use crate::pool::wish::{Provider, Wish};
@@ -85,9 +86,8 @@ impl Keeper {
             _ => bootstrap::user_data(&proxy),
         };
         Ok(Made {
-            template: short_hash(&format!("{:?} {script}", wish.provider)),
+            template: template(&format!("{:?} {script}", wish.provider), wish.proxy.port),
             probing: Probing {
-                port: wish.proxy.port,
                 login: login.clone(),
                 timeout: wish.health.timeout,
                 targets: wish.health.egress_targets.iter().filter_map(|t| Target::parse(t)).collect(),
