@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use crate::api::Time;
 use crate::api::names;
 use crate::api::proxy_pool::{Evicted, InFlight, Op, Step};
@@ -344,7 +346,9 @@ impl<'a> Turn<'a> {
         memory.creates.retain(|nonce, _| self.flights.iter().any(|f| f.nonce == *nonce));
         memory.deferred.retain(|id, _| self.census.by_id(id).is_some());
         if self.obs.list_error.is_none() && self.obs.list.is_some() {
-            memory.setbacks.retain(|_, s| s.until + to_delta(BRAKE) > self.now);
+            // Each is tried again, and waits longer then; nobody waits for one that nothing is asked of any more.
+            let longer = if self.flights.is_empty() { TimeDelta::zero() } else { to_delta(BRAKE) };
+            memory.setbacks.retain(|_, s| s.until + longer > self.now);
         }
         self.flights.sort_by_key(|f| f.slot);
         self.plan.requeue = self.requeue();
@@ -366,7 +370,8 @@ impl<'a> Turn<'a> {
         if self.plan.actions.iter().any(|a| matches!(a.deed, Deed::Hold | Deed::Look(_))) {
             return Duration::from_secs(1);
         }
-        let pending = self.census.proxies.iter().any(|p| !p.serves());
+        // One without an address is shown by a list that is behind: nobody can be told of it yet.
+        let pending = self.census.proxies.iter().any(|p| !p.serves() || p.vm.address.is_none());
         if !self.flights.is_empty() || pending || self.obs.meta.deleting || !self.can_act || self.obs.list_error.is_some() {
             let settled = memory.last_mutation.map(|t| until(t + to_delta(self.obs.settle()))).unwrap_or_default();
             return if settled.is_zero() { BUSY } else { settled.min(BUSY).max(Duration::from_secs(1)) };

@@ -1,6 +1,7 @@
 //! What is said about a pool: the documented words, conditions, and when saying it is worth a write.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::api::conditions::{
@@ -84,13 +85,13 @@ fn count_words(said: &mut ProxyPoolStatus, turn: &Turn<'_>) {
     let waiting = || recycled(|f| f.phase == Step::Marked);
     let going = || recycled(|f| f.phase != Step::Marked);
     let addresses = |flights: &mut dyn Iterator<Item = &InFlight>| -> Vec<String> {
-        flights.filter_map(|f| f.address.clone()).take(MOST_ADDRESSES).collect()
+        flights.filter_map(|f| f.address.clone()).filter(|a| a.parse::<IpAddr>().is_ok()).take(MOST_ADDRESSES).collect()
     };
     said.healthy = count(serving());
     said.pending = count(proxies.iter().filter(|p| matches!(p.standing, Standing::Pending | Standing::Unknown)).filter(is_free));
     said.pending_recycle = count(waiting());
     said.recycling = count(going());
-    said.healthy_ips = serving().map(Proxy::called).take(MOST_ADDRESSES).collect();
+    said.healthy_ips = serving().filter_map(|p| p.vm.address).map(|a| a.to_string()).take(MOST_ADDRESSES).collect();
     said.pending_recycle_ips = addresses(&mut waiting());
     said.recycling_ips = addresses(&mut going());
     said.replicas = Some(count(turn.census.all()));
