@@ -10,6 +10,7 @@ use crate::api::Time;
 use crate::api::names;
 use crate::api::proxy_pool::{Evicted, InFlight, Op, Step};
 use crate::cloud::Marks;
+use crate::rollout::model::count;
 
 use super::budget::Budget;
 use super::census::{Census, Proxy, Standing, called, to_delta};
@@ -60,6 +61,8 @@ pub(super) struct Turn<'a> {
     pub census: Census<'a>,
     /// The list is complete, new enough and settled, and the cloud may be asked (rule I4).
     pub can_act: bool,
+    /// How many proxies the list shows none of, though nobody here has deleted them.
+    pub missing: Option<i32>,
     /// What will be on record as in flight.
     pub flights: Vec<InFlight>,
     pub evicted: Vec<Evicted>,
@@ -77,9 +80,11 @@ impl<'a> Turn<'a> {
         let census = Census::take(obs, wish, now);
         let flights = obs.status.in_flight.clone();
         let highest = census.proxies.iter().map(|p| p.vm.marks.epoch).chain(flights.iter().map(|f| f.epoch)).max().unwrap_or(0);
+        let missing = missing(obs, wish, &census);
         let unlisted = flights.iter().filter(|f| f.epoch > 0 && census.holder(f.slot, f.epoch).is_none()).count();
         Self {
-            can_act: can_act(obs, &memory, now),
+            can_act: missing.is_none() && can_act(obs, &memory, now),
+            missing,
             budget: Budget::of(wish),
             gone: flights.iter().filter(|f| f.phase == Step::Deleting).filter_map(|f| f.replaces.clone()).collect(),
             epoch: highest.max(u32::try_from(obs.status.epoch).unwrap_or(0)),
@@ -135,7 +140,7 @@ impl<'a> Turn<'a> {
     /// Where the proxies are that serve and stay; nothing while that is not known of all, as after a start. While probes are not trusted, failing one is no reason not to be named.
     fn serving(&self) -> Option<BTreeSet<SocketAddr>> {
         let is_unasked = self.census.proxies.iter().any(|p| p.standing == Standing::Unknown);
-        if self.obs.list.is_none() || (is_unasked && !self.obs.meta.deleting) {
+        if self.obs.list.is_none() || self.missing.is_some() || (is_unasked && !self.obs.meta.deleting) {
             return None;
         }
         let doubted = !self.trusts_probes();
@@ -380,6 +385,19 @@ impl<'a> Turn<'a> {
         next.map_or(IDLE, |t| until(t).clamp(Duration::from_secs(1), IDLE))
     }
 
+    /// Proxies that are there to stay. A list that has not settled may still show what was just deleted: it counts no more
+    /// than were known.
+    pub fn known(&self) -> i32 {
+        let known = self.obs.status.known;
+        let there = count(self.census.proxies.iter().filter(|p| p.stays() && !self.is_leaving(&p.vm.id)));
+        match self.obs.list {
+            None => known,
+            Some(_) if self.missing.is_some() => known,
+            Some(_) if self.can_act => there,
+            Some(_) => there.min(known),
+        }
+    }
+
     /// The highest epoch given out, for the record.
     pub fn epoch(&self) -> i64 {
         self.epoch.into()
@@ -392,6 +410,15 @@ pub fn is_late(flight: &InFlight, census: &Census<'_>, wish: &Wish, now: Time) -
     let serves = census.holder(flight.slot, flight.epoch).is_some_and(|p| p.serves());
     let over = flight.born.is_some_and(|born| flight.epoch > 0 && now - born >= to_delta(wish.health.startup_timeout));
     replaces && !serves && (flight.missed > 0 || over)
+}
+
+/// A list that shows nothing of a pool of several that was there is another account's, more likely than that all have
+/// vanished at once: neither are they made a second time, nor is the pool let go of, until a person says that they are gone.
+fn missing(obs: &Observation, wish: &Wish, census: &Census<'_>) -> Option<i32> {
+    let is_empty = obs.list.is_some() && census.all().next().is_none();
+    let is_told = obs.meta.annotations.get(names::GONE).is_some_and(|epoch| *epoch == obs.status.epoch.to_string());
+    let is_odd = is_empty && obs.status.known > 1 && wish.provider.account_is_in_the_secret();
+    (is_odd && !is_told).then_some(obs.status.known)
 }
 
 /// Until when the cloud is left alone altogether.

@@ -62,6 +62,7 @@ pub fn say(turn: &Turn<'_>) -> ProxyPoolStatus {
     said.selector = Some(format!("{}={}", marks::POOL, obs.meta.uid));
     said.duplicates_removed += number(turn.duplicates);
     said.epoch = turn.epoch();
+    said.known = turn.known();
     said.in_flight.clone_from(&turn.flights);
     said.evicted.clone_from(&turn.evicted);
     said.provider = Some(ProviderStatus {
@@ -249,6 +250,17 @@ fn adjusted(turn: &Turn<'_>) -> Told {
 }
 
 fn braked(turn: &Turn<'_>) -> Told {
+    if let Some(missing) = turn.missing {
+        let (meta, secret) = (&turn.obs.meta, turn.wish.credentials.as_deref().unwrap_or_default());
+        let message = format!(
+            "the cloud lists none of the {missing} proxies that were there, and none of them was deleted from here: is Secret {secret} that of another account? Nothing is done until they are listed again. If they are gone for good: kubectl -n {} annotate proxypool {} {}={} --overwrite",
+            meta.namespace,
+            meta.name,
+            crate::api::names::GONE,
+            turn.obs.status.epoch
+        );
+        return Some((Answer::True, "NoneListed", message));
+    }
     let surplus = turn.surplus();
     if surplus > 0 {
         let cap = turn.budget.cap;

@@ -29,6 +29,10 @@ pub enum Act {
     NoCapacity(bool),
     Throttled(bool),
     Quota(usize),
+    /// The Secret is that of another account, or the right one again.
+    Switched(bool),
+    /// All VMs are gone at once.
+    AllVanish,
 }
 
 /// How often what fails, in percent.
@@ -76,6 +80,11 @@ impl Scenario {
         self.script.push((at, act));
         self
     }
+}
+
+/// A cloud whose accounts only the Secret tells apart.
+pub fn elsewhere() -> Value {
+    json!({"kubernetes": null, "digitalocean": {"region": "lon1"}, "credentialsSecretRef": {"name": "token"}})
 }
 
 /// A world from a seed.
@@ -151,6 +160,9 @@ pub fn random(seed: u64) -> Scenario {
         world.script.extend(end);
     }
     world.patience = oldest * 60 * 2 + 3600;
+    if seed % 2 == 1 {
+        world = world.with(&elsewhere());
+    }
     world.script.sort_by_key(|(at, _)| *at);
     world
 }

@@ -61,6 +61,10 @@ fn decide(obs: &Observation) -> Plan {
     plan(obs, &memory(), now())
 }
 
+fn plan_with(obs: &Observation, memory: &Memory) -> Plan {
+    plan(obs, memory, now())
+}
+
 fn deleted(plan: &Plan) -> Vec<&str> {
     plan.actions.iter().filter_map(|a| if let Deed::Delete { id, .. } = &a.deed { Some(id.as_str()) } else { None }).collect()
 }
@@ -378,4 +382,46 @@ fn an_edited_port_is_rolled_out_and_each_is_asked_and_published_where_it_listens
     // What was made before ports were on record, and what has no address yet.
     assert_eq!(listens_at(&vm(0, 1, 1), 9000), "10.0.0.1:9000".parse().ok());
     assert_eq!(listens_at(&Vm { address: None, ..vm(0, 1, 1) }, 9000), None);
+}
+
+/// Five were there, and the list is empty.
+#[rstest]
+#[case::another_account(json!({}), 5, None, true)]
+#[case::one_may_be_gone(json!({}), 1, None, false)]
+#[case::a_person_says_so(json!({}), 5, Some("3"), false)]
+#[case::of_others(json!({}), 5, Some("2"), true)]
+#[case::the_spec_names_the_account(json!({"digitalocean": null, "gcp": {"project": "p", "zone": "z"}}), 5, None, false)]
+fn a_list_without_any_of_them_is_taken_for_another_accounts(
+    #[case] spec: Value,
+    #[case] known: i32,
+    #[case] told: Option<&str>,
+    #[case] brakes: bool,
+) {
+    let mut obs = pool(&spec);
+    obs.status.known = known;
+    told.into_iter().for_each(|epoch| drop(obs.meta.annotations.insert(names::GONE.into(), epoch.into())));
+    lists(&mut obs, vec![]);
+    let plan = decide(&obs);
+    let status = plan.status.as_ref().unwrap();
+    let said = status.conditions.iter().find(|c| c.type_ == "RunawayBrake").map(|c| c.message.as_str()).unwrap_or_default();
+    assert_eq!((created(&plan) == 0, plan.serving.is_none(), said.contains("aether.dev/gone=3")), (brakes, brakes, brakes), "{said}");
+    assert_eq!((status.known, said.contains("none of the 5 ") && said.contains("Secret t ")), if brakes { (5, true) } else { (0, false) });
+    // Nor is it let go of.
+    obs.meta.deleting = true;
+    let memory = Memory { empty_since: Some(now() - chrono::TimeDelta::seconds(10)), ..memory() };
+    assert_eq!(deeds(&plan_with(&obs, &memory)).contains(&&Deed::Release), !brakes);
+}
+
+#[test]
+fn what_is_deleted_from_here_is_not_missed() {
+    let mut obs = pool(&json!({"minScaling": 0}));
+    let first = decide(&obs);
+    assert_eq!((deleted(&first).len(), first.status.as_ref().unwrap().known), (2, 1));
+    // A list that has not settled raises nothing.
+    obs.status = first.status.unwrap();
+    let unsettled = Memory { last_mutation: Some(now() - chrono::TimeDelta::seconds(5)), ..Memory::default() };
+    obs.status.in_flight.clear();
+    assert_eq!(plan(&obs, &unsettled, now()).status.map_or(obs.status.known, |s| s.known), 1);
+    obs.list = None;
+    assert_eq!(decide(&obs).status.map_or(obs.status.known, |s| s.known), 1);
 }

@@ -43,6 +43,9 @@ impl World {
         if marks.pool != self.meta.uid {
             return broken("I11", format!("created with the marks of {}", marks.pool));
         }
+        if self.cloud.switched {
+            return broken("account", format!("slot {} is made in another account", marks.slot));
+        }
         if !self.status.in_flight.iter().any(|f| f.nonce == marks.nonce && f.slot == marks.slot && f.epoch == marks.epoch) {
             return broken("I6", format!("create of slot {} epoch {} without its intent on record", marks.slot, marks.epoch));
         }

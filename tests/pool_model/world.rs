@@ -281,13 +281,26 @@ impl World {
             Act::Throttled(yes) => self.cloud.throttled = *yes,
             // The other pool's VM is one of the account's, too.
             Act::Quota(most) => self.cloud.ways.quota = *most,
+            Act::Switched(yes) => self.cloud.switched = *yes,
+            Act::AllVanish => {
+                let now = self.now;
+                self.cloud.vms.iter_mut().for_each(|r| r.gone_at = Some(now));
+            }
         }
     }
 
     /// A person does what the condition says: where too many fail at once to be believed, those that hang are evicted.
     fn follow_advice(&mut self) {
         let asks = |c: &Condition| c.type_ == "ProbeTrusted" && c.reason == "TooManyAtOnce" && c.message.contains(names::EVICT);
-        if self.is_faulty() || self.outage || !self.status.conditions.iter().any(asks) {
+        if self.is_faulty() || self.outage {
+            return;
+        }
+        let gone = format!("{}=", names::GONE);
+        let advice = self.status.conditions.iter().find_map(|c| c.message.split_once(&gone));
+        if let Some(epoch) = advice.and_then(|(_, epoch)| epoch.split(' ').next()) {
+            self.meta.annotations.insert(names::GONE.into(), epoch.into());
+        }
+        if !self.status.conditions.iter().any(asks) {
             return;
         }
         let hang: Vec<String> =

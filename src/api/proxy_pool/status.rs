@@ -62,6 +62,10 @@ pub struct ProxyPoolStatus {
     /// Proxies whose probes fail, or that do not run.
     #[serde(default)]
     pub unhealthy: i32,
+    /// Proxies that were there to stay when the cloud's list could be believed last. A list that suddenly shows none of them
+    /// may be that of another account.
+    #[serde(default)]
+    pub known: i32,
     /// Second proxies of one place that were removed so far.
     #[serde(default)]
     pub duplicates_removed: i32,

@@ -69,6 +69,8 @@ impl Keeper {
         let home = Home { namespace: meta.namespace.clone(), port: wish.proxy.port, owner: owned.then(|| owner(meta)) };
         let cloud = self.accounts.open(&wish.provider, credentials.as_ref(), home).await?;
         kept.cloud = Some((mark, cloud.clone()));
+        // What another account has listed says nothing about this one.
+        kept.list_again = None;
         Ok(cloud)
     }
 
