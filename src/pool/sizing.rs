@@ -50,6 +50,11 @@ pub fn excess(turn: &Turn<'_>) -> usize {
     taken(turn).len().saturating_sub(usize::try_from(turn.wish.min_scaling).unwrap_or(usize::MAX))
 }
 
+/// There are fewer slots than wanted.
+pub fn is_short(turn: &Turn<'_>) -> bool {
+    taken(turn).len() < usize::try_from(turn.wish.min_scaling).unwrap_or(usize::MAX)
+}
+
 /// Fills empty places up to minScaling.
 pub fn fill(turn: &mut Turn<'_>) {
     let wanted = usize::try_from(turn.wish.min_scaling).unwrap_or(usize::MAX);

@@ -17,7 +17,7 @@ use crate::rollout::wish::SpecError;
 use super::census::{Proxy, Standing};
 use super::model::{Deferral, Memory, Note, Observation, Obstacle, Plan};
 use super::plan::{Turn, is_late};
-use super::renewal;
+use super::{renewal, sizing};
 
 /// Addresses that a list of the status holds; the REST API answers the whole.
 const MOST_ADDRESSES: usize = 500;
@@ -191,6 +191,7 @@ fn recycling(turn: &Turn<'_>) -> Vec<Said> {
             ("Window", next.map_or("no window ever opens".into(), |t| format!("the next window opens at {t}")))
         }
         Some(Deferral::Degraded) => ("Degraded", "a replacement has missed its startupTimeout".into()),
+        Some(Deferral::Obstacle) if turn.brakes() => ("Brake", "no replacement is made while RunawayBrake is True".into()),
         Some(Deferral::Obstacle) => ("Obstacle", "the cloud would make no replacement now".into()),
         Some(Deferral::Probes) => ("Probes", "the probes are not trusted".into()),
         None => ("Waiting", "the list of the cloud is not new enough".into()),
@@ -262,6 +263,17 @@ fn braked(turn: &Turn<'_>) -> Told {
         return Some((Answer::True, "NoneListed", message));
     }
     let surplus = turn.surplus();
+    let odd: Vec<&str> = turn.census.unreadable.iter().filter(|p| p.stays()).map(|p| p.vm.id.as_str()).collect();
+    if !odd.is_empty() && (surplus > 0 || (sizing::is_short(turn) && !turn.has_room())) {
+        let (all, cap) = (turn.census.all().count(), turn.budget.cap);
+        let message = format!(
+            "{} of {all} proxies cannot be told by their marks and take the room of others, maxScaling is {cap}; restore their {}* tags, delete them at the provider, or raise maxScaling: {:.300}",
+            odd.len(),
+            marks::PREFIX,
+            odd.join(", ")
+        );
+        return Some((Answer::True, "Unreadable", message));
+    }
     if surplus > 0 {
         let cap = turn.budget.cap;
         let message = format!("{surplus} proxies exist above maxScaling {cap}; none is created until they are gone");

@@ -425,3 +425,23 @@ fn what_is_deleted_from_here_is_not_missed() {
     obs.list = None;
     assert_eq!(decide(&obs).status.map_or(obs.status.known, |s| s.known), 1);
 }
+
+/// In a full pool, whether it lacks a place or has one too many: the brake says which VM it is, and the ways out.
+#[rstest]
+#[case::takes_a_place(2, true)]
+#[case::comes_on_top(3, true)]
+#[case::there_is_room_for_all(1, false)]
+fn an_unreadable_vm_that_takes_anothers_room_is_named(#[case] readable: usize, #[case] brakes: bool) {
+    let mut obs = pool(&json!({}));
+    let mut odd = vm(9, 9, 300);
+    odd.marks = Marks::unreadable("uid", odd.marks.born);
+    let mut vms = vec![vm(0, 1, 70), vm(1, 2, 20), vm(2, 3, 20)];
+    vms.truncate(readable);
+    lists(&mut obs, [vms, vec![odd]].concat());
+    let plan = decide(&obs);
+    let conditions = &plan.status.as_ref().unwrap().conditions;
+    let said = conditions.iter().find(|c| c.type_ == "RunawayBrake").map(|c| c.message.clone()).unwrap_or_default();
+    let parts = ["vm-9-9", "maxScaling", "aether-*", "delete them at the provider"];
+    assert_eq!(parts.map(|part| said.contains(part)), [brakes; 4], "{said}");
+    assert_eq!(created(&plan) == 0, brakes);
+}
