@@ -24,6 +24,8 @@ const FRESH: Duration = Duration::from_mins(1);
 const PATIENCE: u32 = 3;
 /// How long the brake stays on before one more try.
 const BRAKE: Duration = Duration::from_mins(10);
+/// Reason of the Event about a list that failed.
+const UNLISTED: &str = "ListFailed";
 /// Time between two looks while something is under way.
 const BUSY: Duration = Duration::from_secs(10);
 /// Time between two looks while nothing is.
@@ -124,6 +126,16 @@ impl<'a> Turn<'a> {
             ids.join(", ")
         );
         self.warn_once("Unreadable", Some(message).filter(|_| !ids.is_empty()));
+    }
+
+    /// Each change of the reason why there is no new list, and that there is one again.
+    fn tell_unlisted(&mut self) {
+        let title = self.wish.title();
+        let failed = self.obs.list_error.as_ref().map(|error| format!("the proxies of {title} cannot be listed: {error:.300}"));
+        if failed.is_none() && self.plan.memory.told.contains_key(UNLISTED) {
+            self.note(false, "Listed", format!("the proxies of {title} are listed again"));
+        }
+        self.warn_once(UNLISTED, failed);
     }
 
     /// The finalizer is on the pool.
@@ -347,6 +359,7 @@ impl<'a> Turn<'a> {
     }
 
     fn finish(mut self) -> Plan {
+        self.tell_unlisted();
         let memory = &mut self.plan.memory;
         memory.creates.retain(|nonce, _| self.flights.iter().any(|f| f.nonce == *nonce));
         memory.deferred.retain(|id, _| self.census.by_id(id).is_some());

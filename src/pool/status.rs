@@ -324,8 +324,8 @@ fn limited(turn: &Turn<'_>) -> Told {
     Some((Answer::True, "Throttled", format!("nothing is asked of the cloud until {until}")))
 }
 
-/// Conditions that people should hear about when they turn to that answer.
-const ALARMS: [(&str, Answer); 10] = [
+/// Conditions that people should hear about when they turn to that answer. Of a list that failed they hear in any case.
+const ALARMS: [(&str, Answer); 9] = [
     (CONFIG_ADJUSTED, Answer::True),
     (RUNAWAY_BRAKE, Answer::True),
     (DEGRADED, Answer::True),
@@ -334,7 +334,6 @@ const ALARMS: [(&str, Answer); 10] = [
     (PROBE_TRUSTED, Answer::False),
     (ROTATION_FEASIBLE, Answer::False),
     (CREDENTIALS_VALID, Answer::False),
-    (PROVIDER_REACHABLE, Answer::False),
     (STALLED, Answer::True),
 ];
 

@@ -445,3 +445,41 @@ fn an_unreadable_vm_that_takes_anothers_room_is_named(#[case] readable: usize, #
     assert_eq!(parts.map(|part| said.contains(part)), [brakes; 4], "{said}");
     assert_eq!(created(&plan) == 0, brakes);
 }
+
+#[test]
+fn each_reason_why_there_is_no_list_is_told_once_and_its_end() {
+    let mut obs = pool(&json!({}));
+    let mut memory = memory();
+    let failed = |class, message: &str| Some(Error { class, message: message.into() });
+    let told: Vec<Vec<String>> = [
+        failed(Class::Transient, "one"),
+        failed(Class::Transient, "one"),
+        failed(Class::Transient, "two"),
+        failed(Class::Auth, "three"),
+        failed(Class::Auth, "three"),
+        None,
+        None,
+        failed(Class::Transient, "one"),
+    ]
+    .into_iter()
+    .map(|error| {
+        obs.list_error = error;
+        let plan = plan_with(&obs, &memory);
+        memory = plan.memory;
+        obs.status = plan.status.unwrap_or(obs.status.clone());
+        plan.notes.into_iter().filter(|n| ["ListFailed", "Listed", "ProviderReachable"].contains(&n.reason)).map(|n| n.message).collect()
+    })
+    .collect();
+    let line = |text: &str| vec![format!("the proxies of digitalocean/default {text}")];
+    let expected = [
+        line("cannot be listed: temporarily failed: one"),
+        vec![],
+        line("cannot be listed: temporarily failed: two"),
+        line("cannot be listed: credentials refused: three"),
+        vec![],
+        line("are listed again"),
+        vec![],
+        line("cannot be listed: temporarily failed: one"),
+    ];
+    assert_eq!(told, expected);
+}

@@ -132,10 +132,11 @@ impl Keeper {
             rate: crate::cloud::Rate::default(),
             meta,
         };
-        let open = match obs.wish.clone() {
-            Ok(wish) => self.open(&obs.meta, &wish, kept).await.map_err(|error| kept.list_error = Some(error)).ok(),
+        let opened = match obs.wish.clone() {
+            Ok(wish) => Some(self.open(&obs.meta, &wish, kept).await),
             Err(_) => None,
         };
+        let (open, unopened) = opened.map_or((None, None), |opened| opened.map_or_else(|e| (None, Some(e)), |open| (Some(open), None)));
         if let Some(open) = &open {
             // In this order a list is new when it is planned by, however long proxies take to answer.
             kept.probe(open, &mut obs, open.interval()).await;
@@ -143,7 +144,7 @@ impl Keeper {
             kept.probe(open, &mut obs, ledger::NEVER).await;
         }
         obs.list.clone_from(&kept.list);
-        obs.list_error.clone_from(&kept.list_error);
+        obs.list_error = unopened.or_else(|| kept.list_error.clone());
         obs.health = kept.ledger.health();
         let plan = plan(&obs, &kept.memory, clock::now());
         self.apply(&obs, open.as_ref(), plan, kept).await
