@@ -24,6 +24,9 @@ const FRESH: Duration = Duration::from_mins(1);
 const PATIENCE: u32 = 3;
 /// How long the brake stays on before one more try.
 const BRAKE: Duration = Duration::from_mins(10);
+/// Slots in flight at once, whatever batch and rolling say: with ids and addresses as long as any cloud's that is about half
+/// of the 256 KiB that a status may have.
+const MOST_IN_FLIGHT: usize = 250;
 /// Reason of the Event about a list that failed.
 const UNLISTED: &str = "ListFailed";
 /// Time between two looks while something is under way.
@@ -72,6 +75,14 @@ pub(super) struct Turn<'a> {
     pub plan: Plan,
     /// VMs whose deletion is decided: none of them counts as available.
     gone: BTreeSet<String>,
+    /// Those of them whose deletion is among the actions.
+    ordered: BTreeSet<String>,
+    /// Proxies that serve and are not gone.
+    available: u32,
+    /// VMs above maxScaling that are there to stay and not dead.
+    surplus: usize,
+    /// The probes can be believed.
+    trusts_probes: bool,
     epoch: u32,
     /// VMs listed or asked for.
     total: usize,
@@ -83,12 +94,20 @@ impl<'a> Turn<'a> {
         let flights = obs.status.in_flight.clone();
         let highest = census.proxies.iter().map(|p| p.vm.marks.epoch).chain(flights.iter().map(|f| f.epoch)).max().unwrap_or(0);
         let missing = missing(obs, wish, &census);
+        let budget = Budget::of(wish);
+        let gone: BTreeSet<String> = flights.iter().filter(|f| f.phase == Step::Deleting).filter_map(|f| f.replaces.clone()).collect();
+        let serving = census.proxies.iter().filter(|p| p.serves() && !gone.contains(&p.vm.id)).count();
+        let live = census.all().filter(|p| p.stays() && !p.is_dead()).count();
         let unlisted = flights.iter().filter(|f| f.epoch > 0 && census.holder(f.slot, f.epoch).is_none()).count();
         Self {
             can_act: missing.is_none() && can_act(obs, &memory, now),
             missing,
-            budget: Budget::of(wish),
-            gone: flights.iter().filter(|f| f.phase == Step::Deleting).filter_map(|f| f.replaces.clone()).collect(),
+            budget,
+            available: u32::try_from(serving).unwrap_or(u32::MAX),
+            surplus: live.saturating_sub(usize::try_from(budget.cap).unwrap_or(usize::MAX)),
+            trusts_probes: obs.direct != Some(false) && census.doubts(wish).is_none(),
+            gone,
+            ordered: BTreeSet::new(),
             epoch: highest.max(u32::try_from(obs.status.epoch).unwrap_or(0)),
             total: census.all().count() + unlisted,
             evicted: obs.status.evicted.clone(),
@@ -145,8 +164,7 @@ impl<'a> Turn<'a> {
 
     /// Proxies that serve and are not on their way out (rule I1).
     pub fn available(&self) -> u32 {
-        let serving = self.census.proxies.iter().filter(|p| p.serves() && !self.gone.contains(&p.vm.id)).count();
-        u32::try_from(serving).unwrap_or(u32::MAX)
+        self.available
     }
 
     /// Where the proxies are that serve and stay; nothing while that is not known of all, as after a start. While probes are not trusted, failing one is no reason not to be named.
@@ -182,6 +200,11 @@ impl<'a> Turn<'a> {
         u32::try_from(self.flights.iter().filter(|f| f.op != Op::Fill).count()).unwrap_or(u32::MAX)
     }
 
+    /// No more can be on record as in flight: each is written down before it begins, and a status must stay small.
+    pub fn is_full(&self) -> bool {
+        self.flights.len() >= MOST_IN_FLIGHT
+    }
+
     /// What is in flight about that slot.
     pub fn flight(&mut self, slot: u32) -> Option<&mut InFlight> {
         self.flights.iter_mut().find(|f| f.slot == slot)
@@ -189,7 +212,7 @@ impl<'a> Turn<'a> {
 
     /// The probes can be believed (rule I9).
     pub fn trusts_probes(&self) -> bool {
-        self.obs.direct != Some(false) && self.census.doubts(self.wish).is_none()
+        self.trusts_probes
     }
 
     /// A replacement has missed its startupTimeout.
@@ -210,8 +233,7 @@ impl<'a> Turn<'a> {
 
     /// VMs above maxScaling that are there to stay and not dead.
     pub fn surplus(&self) -> usize {
-        let live = self.census.all().filter(|p| p.stays() && !p.is_dead()).count();
-        live.saturating_sub(usize::try_from(self.budget.cap).unwrap_or(usize::MAX))
+        self.surplus
     }
 
     /// A VM may be asked for, as far as the cloud and the brake are concerned.
@@ -285,9 +307,12 @@ impl<'a> Turn<'a> {
     /// Deletes a VM by its id. It must have been listed with the pool's UID, as all of the census has (rule I10).
     pub fn delete(&mut self, why: &'static str, proxy: &Proxy<'_>) {
         let Some(at) = self.obs.list.as_ref().map(|l| l.at) else { return };
-        let already = self.plan.actions.iter().any(|a| matches!(&a.deed, Deed::Delete { id, .. } if *id == proxy.vm.id));
-        self.gone.insert(proxy.vm.id.clone());
-        if proxy.stays() && !already {
+        if self.gone.insert(proxy.vm.id.clone()) {
+            // One that cannot be told by its marks was never counted.
+            let counted = self.census.by_id(&proxy.vm.id).is_some_and(|p| p.serves());
+            self.available -= u32::from(counted);
+        }
+        if proxy.stays() && self.ordered.insert(proxy.vm.id.clone()) {
             let deed = Deed::Delete { id: proxy.vm.id.clone(), pool: proxy.vm.marks.pool.clone() };
             self.act(why, deed, Needs::Listed(at));
         }
@@ -420,9 +445,8 @@ impl<'a> Turn<'a> {
 /// A flight whose replacement is not healthy though its startupTimeout is over, or that had one which never was.
 pub fn is_late(flight: &InFlight, census: &Census<'_>, wish: &Wish, now: Time) -> bool {
     let replaces = matches!(flight.op, Op::Recycle | Op::Evict);
-    let serves = census.holder(flight.slot, flight.epoch).is_some_and(|p| p.serves());
     let over = flight.born.is_some_and(|born| flight.epoch > 0 && now - born >= to_delta(wish.health.startup_timeout));
-    replaces && !serves && (flight.missed > 0 || over)
+    replaces && (flight.missed > 0 || over) && !census.holder(flight.slot, flight.epoch).is_some_and(|p| p.serves())
 }
 
 /// A list that shows nothing of a pool of several that was there is another account's, more likely than that all have

@@ -61,7 +61,7 @@ pub fn fill(turn: &mut Turn<'_>) {
     let mut missing = wanted.saturating_sub(taken(turn).len());
     let mut open = turn.flights.iter().filter(|f| f.op == Op::Fill).count();
     let mut slot = 0;
-    while missing > 0 && open < FILL_AT_ONCE && turn.may_ask() && turn.has_room() {
+    while missing > 0 && open < FILL_AT_ONCE && !turn.is_full() && turn.may_ask() && turn.has_room() {
         let is_free = turn.flight(slot).is_none() && turn.census.in_slot(slot).next().is_none();
         if is_free {
             let mut flight = turn.mark(slot, Op::Fill, None);
@@ -98,6 +98,9 @@ pub fn shrink(turn: &mut Turn<'_>) {
         let Some(proxy) = proxy else { continue };
         // What never served, or is believed dead, is nobody's loss.
         let is_loss = proxy.standing != Standing::Pending && !turn.believes_dead(&proxy);
+        if turn.is_full() {
+            return;
+        }
         if is_loss && (turn.in_flight() >= turn.budget.batch || turn.is_degraded()) {
             return;
         }

@@ -3,6 +3,7 @@
 
 mod bugs;
 mod cloud;
+mod large;
 mod operator;
 #[path = "../model/rng.rs"]
 mod rng;

@@ -10,7 +10,7 @@ use aether_operator::pool::wish::{Defaults, Wish};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-fn now() -> Time {
+pub fn now() -> Time {
     "2026-01-01T12:00:00Z".parse().unwrap()
 }
 
@@ -23,7 +23,7 @@ fn vm(slot: u32, epoch: u32, minutes: i64) -> Vm {
 }
 
 /// Three healthy young proxies, with that change of the spec.
-fn pool(change: &Value) -> Observation {
+pub fn pool(change: &Value) -> Observation {
     let mut spec = json!({
         "minScaling": 3, "ageLimit": "1h", "digitalocean": {"region": "lon1"}, "credentialsSecretRef": {"name": "t"},
         "instance": "default", "proxy": {"authSecretRef": {"name": "p"}}, "rolling": {"minAvailable": 2, "batchSize": 2},
@@ -48,12 +48,12 @@ fn pool(change: &Value) -> Observation {
 }
 
 /// The list shows these, all healthy.
-fn lists(obs: &mut Observation, vms: Vec<Vm>) {
+pub fn lists(obs: &mut Observation, vms: Vec<Vm>) {
     obs.health = vms.iter().map(|v| (v.id.clone(), Health::Healthy)).collect();
     obs.list = Some(Listed { at: now(), vms });
 }
 
-fn memory() -> Memory {
+pub fn memory() -> Memory {
     Memory { last_mutation: Some(now() - chrono::TimeDelta::hours(1)), ..Memory::default() }
 }
 
@@ -61,15 +61,15 @@ fn decide(obs: &Observation) -> Plan {
     plan(obs, &memory(), now())
 }
 
-fn plan_with(obs: &Observation, memory: &Memory) -> Plan {
+pub fn plan_with(obs: &Observation, memory: &Memory) -> Plan {
     plan(obs, memory, now())
 }
 
-fn deleted(plan: &Plan) -> Vec<&str> {
+pub fn deleted(plan: &Plan) -> Vec<&str> {
     plan.actions.iter().filter_map(|a| if let Deed::Delete { id, .. } = &a.deed { Some(id.as_str()) } else { None }).collect()
 }
 
-fn created(plan: &Plan) -> usize {
+pub fn created(plan: &Plan) -> usize {
     plan.actions.iter().filter(|a| matches!(a.deed, Deed::Create(_))).count()
 }
 
@@ -428,11 +428,11 @@ fn what_is_deleted_from_here_is_not_missed() {
 
 /// In a full pool, whether it lacks a place or has one too many: the brake says which VM it is, and the ways out.
 #[rstest]
-#[case::takes_a_place(2, true)]
-#[case::comes_on_top(3, true)]
-#[case::there_is_room_for_all(1, false)]
-fn an_unreadable_vm_that_takes_anothers_room_is_named(#[case] readable: usize, #[case] brakes: bool) {
-    let mut obs = pool(&json!({}));
+#[case::takes_a_place(2, 3, true)]
+#[case::comes_on_top(3, 3, true)]
+#[case::there_is_room_for_all(2, 4, false)]
+fn an_unreadable_vm_that_takes_anothers_room_is_named(#[case] readable: usize, #[case] most: u32, #[case] brakes: bool) {
+    let mut obs = pool(&json!({"maxScaling": most}));
     let mut odd = vm(9, 9, 300);
     odd.marks = Marks::unreadable("uid", odd.marks.born);
     let mut vms = vec![vm(0, 1, 70), vm(1, 2, 20), vm(2, 3, 20)];
