@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::api::{ProxyPoolStatus, Time};
+pub use crate::cloud::limiter::Budget as Requests;
 use crate::cloud::{Capabilities, Class, Error, Marks, Rate, Vm};
 use crate::cluster::facts::Meta;
 use crate::rollout::build::short_hash;
@@ -37,6 +38,8 @@ pub struct Observation {
     pub capabilities: Capabilities,
     /// What the cloud said about its rate limit.
     pub rate: Rate,
+    /// What the cloud lets the pool's credential do; `None`: not known.
+    pub requests: Option<Requests>,
 }
 
 impl Observation {

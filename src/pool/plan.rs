@@ -12,7 +12,7 @@ use crate::api::proxy_pool::{Evicted, InFlight, Op, Step};
 use crate::cloud::Marks;
 use crate::rollout::model::count;
 
-use super::budget::Budget;
+use super::budget::{Budget, MOST_IN_FLIGHT};
 use super::census::{Census, Proxy, Standing, called, to_delta};
 use super::model::{Action, Deed, Deferral, Memory, Needs, Note, Observation, Obstacle, Plan, Reply, listens_at, nonce};
 use super::wish::Wish;
@@ -24,13 +24,10 @@ const FRESH: Duration = Duration::from_mins(1);
 const PATIENCE: u32 = 3;
 /// How long the brake stays on before one more try.
 const BRAKE: Duration = Duration::from_mins(10);
-/// Slots in flight at once, whatever batch and rolling say: with ids and addresses as long as any cloud's that is about half
-/// of the 256 KiB that a status may have.
-const MOST_IN_FLIGHT: usize = 250;
 /// Reason of the Event about a list that failed.
 const UNLISTED: &str = "ListFailed";
 /// Time between two looks while something is under way.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 /// Time between two looks while nothing is.
 const IDLE: Duration = Duration::from_mins(2);
 
@@ -202,7 +199,7 @@ impl<'a> Turn<'a> {
 
     /// No more can be on record as in flight: each is written down before it begins, and a status must stay small.
     pub fn is_full(&self) -> bool {
-        self.flights.len() >= MOST_IN_FLIGHT
+        self.flights.len() >= MOST_IN_FLIGHT as usize
     }
 
     /// What is in flight about that slot.

@@ -14,9 +14,10 @@ use crate::cloud::{Class, marks};
 use crate::rollout::model::count;
 use crate::rollout::wish::SpecError;
 
+use super::budget::Budget;
 use super::census::{Proxy, Standing};
 use super::model::{Deferral, Memory, Note, Observation, Obstacle, Plan};
-use super::plan::{Turn, is_late};
+use super::plan::{BUSY, Turn, is_late};
 use super::{renewal, sizing};
 
 /// Addresses that a list of the status holds; the REST API answers the whole.
@@ -302,7 +303,8 @@ fn feasible(turn: &Turn<'_>) -> Told {
     let measured = turn.plan.memory.replacement_took;
     let took = Duration::from_secs(measured.unwrap_or(turn.wish.health.startup_timeout / 2).as_secs());
     let needed = turn.budget.renewal(turn.wish, took);
-    let numbers = format!(
+    let mut fits = needed <= limit;
+    let mut numbers = format!(
         "{} proxies, {} at once, {} per replacement{}: {} of an ageLimit of {}",
         turn.wish.min_scaling,
         turn.budget.width(turn.wish),
@@ -311,7 +313,15 @@ fn feasible(turn: &Turn<'_>) -> Told {
         duration::print(needed),
         duration::print(limit)
     );
-    Some(if needed <= limit { (Answer::True, "Fits", numbers) } else { (Answer::False, "TooSlow", numbers) })
+    if let Some(requests) = turn.obs.requests {
+        let asking = Budget::asking(turn.wish, requests, BUSY);
+        fits &= asking.is_some_and(|time| time <= limit);
+        let lists = Budget::listing(turn.wish, requests, BUSY);
+        let time =
+            asking.map_or("nothing is left".into(), |time| format!("{} is needed", duration::print(Duration::from_secs(time.as_secs()))));
+        numbers += &format!("; of {:.1} requests a second lists take {lists:.1}, for the rest {time}", requests.per_second);
+    }
+    Some(if fits { (Answer::True, "Fits", numbers) } else { (Answer::False, "TooSlow", numbers) })
 }
 
 fn met(turn: &Turn<'_>, obstacle: Obstacle, reason: &'static str) -> Told {

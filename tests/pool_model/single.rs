@@ -4,7 +4,7 @@ use aether_operator::api::proxy_pool::{DeletionPolicy, Op, ProxyPoolSpec, Step};
 use aether_operator::api::{ProxyPoolStatus, Time, names};
 use aether_operator::cloud::{Capabilities, Class, Error, Marks, Phase, Rate, Vm};
 use aether_operator::cluster::facts::Meta;
-use aether_operator::pool::model::{Deed, Health, Listed, Memory, Observation, Plan, listens_at, template};
+use aether_operator::pool::model::{Deed, Health, Listed, Memory, Observation, Plan, Requests, listens_at, template};
 use aether_operator::pool::plan::plan;
 use aether_operator::pool::wish::{Defaults, Wish};
 use rstest::rstest;
@@ -42,6 +42,7 @@ pub fn pool(change: &Value) -> Observation {
         direct: None,
         capabilities: Capabilities { idempotent_create: false, unique_names: false, settle_seconds: 30 },
         rate: Rate::default(),
+        requests: None,
     };
     lists(&mut obs, vec![vm(0, 1, 20), vm(1, 2, 20), vm(2, 3, 20)]);
     obs
@@ -482,4 +483,21 @@ fn each_reason_why_there_is_no_list_is_told_once_and_its_end() {
         line("cannot be listed: temporarily failed: one"),
     ];
     assert_eq!(told, expected);
+}
+
+/// Large enough a batch, and yet not in time: the cloud does not take so many requests.
+#[rstest]
+#[case::not_known(None, "True", "1000 proxies, 250 at once, 1m30s per replacement: 6m of an ageLimit of 1h")]
+#[case::enough(Some(5.0), "True", "of 5.0 requests a second lists take 2.1, for the rest 11m29s is needed")]
+#[case::too_few(Some(2.5), "False", "of 2.5 requests a second lists take 2.1, for the rest 1h23m20s is needed")]
+#[case::none_left(Some(1.0), "False", "of 1.0 requests a second lists take 2.1, for the rest nothing is left")]
+fn a_rotation_that_the_rate_limit_does_not_allow_is_told(#[case] per_second: Option<f64>, #[case] feasible: &str, #[case] numbers: &str) {
+    let mut obs = pool(&json!({"minScaling": 1000, "rolling": {"minAvailable": 0, "batchSize": 1000}}));
+    obs.requests = per_second.map(|per_second| Requests { burst: 100.0, per_second, page: 50 });
+    let memory = Memory { replacement_took: Some(std::time::Duration::from_secs(90)), ..memory() };
+    let plan = plan_with(&obs, &memory);
+    let conditions = &plan.status.as_ref().unwrap().conditions;
+    let said = conditions.iter().find(|c| c.type_ == "RotationFeasible").unwrap();
+    assert_eq!(said.status, feasible, "{}", said.message);
+    assert!(said.message.ends_with(numbers), "{}", said.message);
 }

@@ -346,6 +346,7 @@ impl World {
                 settle_seconds: self.cloud.ways.settle,
             },
             rate: Rate::default(),
+            requests: None,
         };
         if let Some(bug) = self.bug {
             bug.blind(&mut obs, self);

@@ -130,6 +130,7 @@ impl Keeper {
             direct: None,
             capabilities: crate::cloud::Capabilities { idempotent_create: false, unique_names: false, settle_seconds: 0 },
             rate: crate::cloud::Rate::default(),
+            requests: None,
             meta,
         };
         let opened = match obs.wish.clone() {
@@ -183,6 +184,7 @@ impl Keeper {
             }
         }
         obs.rate = open.cloud.rate();
+        obs.requests = open.cloud.budget();
         obs.template = open.made.as_ref().map(|made| made.template.clone()).unwrap_or_default();
     }
 }
