@@ -11,6 +11,7 @@ use crate::pool::model::{Action, Deed, Needs, Note, Observation, Outcome, Plan, 
 use crate::pool::publication::Publication;
 use crate::rollout::build::short_hash;
 use crate::runtime::clock;
+use crate::runtime::metrics::PoolFigures;
 
 use super::open::{Made, Open};
 use super::{Keeper, Kept, later};
@@ -36,6 +37,7 @@ impl Keeper {
             }
         }
         kept.memory = plan.memory;
+        self.show(obs, &status, kept);
         for note in &plan.notes {
             if note.warning {
                 tracing::warn!(pool = %meta.key(), "{}", note.message);
@@ -73,6 +75,14 @@ impl Keeper {
         kept.list_again = Some(kept.list_again.map_or(again, |at| at.min(again)));
         let probe = open.and_then(|open| kept.ledger.next(open.interval())).map(|at| (at - now).to_std().unwrap_or_default());
         probe.map_or(plan.requeue, |probe| probe.min(plan.requeue))
+    }
+
+    fn show(&self, obs: &Observation, status: &ProxyPoolStatus, kept: &mut Kept) {
+        let Ok(wish) = &obs.wish else { return };
+        let provider = wish.provider.name();
+        kept.shown = Some(provider);
+        let (key, wanted, rate_remaining) = (&obs.meta.key(), wish.min_scaling, obs.rate.remaining);
+        self.metrics.pool(&PoolFigures { key, provider, status, wanted, rate_remaining });
     }
 
     /// True: what is published names nobody who is about to go, or cannot be helped.
@@ -135,13 +145,23 @@ impl Keeper {
                 }
             },
             (_, None) => Outcome::Skipped,
-            (Deed::Look(marks), Some(open)) => open.cloud.find(marks).await.map_or_else(failed, |vm| Outcome::Found(vm.is_some())),
+            (Deed::Look(marks), Some(open)) => {
+                let found = open.cloud.find(marks).await;
+                self.metrics.called(open.provider, "find", &found);
+                found.map_or_else(failed, |vm| Outcome::Found(vm.is_some()))
+            }
             (Deed::Create(marks), Some(open)) => {
                 let Some(made) = &open.made else { return Outcome::Skipped };
                 let order = Order { name: order_name(marks), marks: marks.clone(), user_data: made.script.clone() };
-                open.cloud.create(&order).await.map_or_else(failed, |_| Outcome::Done)
+                let made = open.cloud.create(&order).await;
+                self.metrics.called(open.provider, "create", &made);
+                made.map_or_else(failed, |_| Outcome::Done)
             }
-            (Deed::Delete { id, .. }, Some(open)) => open.cloud.delete(id).await.map_or_else(failed, |()| Outcome::Done),
+            (Deed::Delete { id, .. }, Some(open)) => {
+                let gone = open.cloud.delete(id).await;
+                self.metrics.called(open.provider, "delete", &gone);
+                gone.map_or_else(failed, |()| Outcome::Done)
+            }
         }
     }
 }

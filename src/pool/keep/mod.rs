@@ -21,6 +21,7 @@ use crate::cluster::event::Publisher;
 use crate::cluster::facts::{Key, Meta};
 use crate::cluster::pools::Pools;
 use crate::runtime::clock;
+use crate::runtime::metrics::Metrics;
 
 use super::ledger::{self, Ledger};
 use super::model::{Listed, Memory, Observation, Obstacle, listens_at};
@@ -48,6 +49,7 @@ pub struct Keeper {
     pools: Pools,
     publisher: Publisher,
     accounts: Arc<Accounts>,
+    metrics: Metrics,
     /// Namespace of the operator-wide configuration.
     namespace: String,
     defaults: Defaults,
@@ -55,8 +57,8 @@ pub struct Keeper {
 
 impl Keeper {
     /// `defaults`: what flags and environment say; the ConfigMap in `namespace` comes before them.
-    pub fn new(pools: Pools, publisher: Publisher, accounts: Accounts, namespace: &str, defaults: Defaults) -> Self {
-        Self { pools, publisher, accounts: Arc::new(accounts), namespace: namespace.to_owned(), defaults }
+    pub fn new(pools: Pools, publisher: Publisher, accounts: Accounts, metrics: Metrics, namespace: &str, defaults: Defaults) -> Self {
+        Self { pools, publisher, accounts: Arc::new(accounts), metrics, namespace: namespace.to_owned(), defaults }
     }
 
     /// Runs for ever. Dropping it stops all pools' tasks at once.
@@ -104,6 +106,9 @@ impl Keeper {
                 // A pool that was written by us just now rings as well.
                 tokio::time::sleep(AT_LEAST).await;
                 let _ = tokio::time::timeout(wait.saturating_sub(AT_LEAST), rings.notified()).await;
+            }
+            if let Some(provider) = kept.shown {
+                keeper.metrics.forget_pool(&of, provider);
             }
         });
     }
@@ -162,7 +167,9 @@ impl Keeper {
         let now = clock::now();
         if kept.list_again.is_none_or(|at| now >= at) {
             kept.list_again = None;
-            match open.cloud.list(&obs.meta.uid).await {
+            let listed = open.cloud.list(&obs.meta.uid).await;
+            self.metrics.called(open.provider, "list", &listed);
+            match listed {
                 Ok(vms) => {
                     if kept.list.is_none() {
                         let known = |vm: &&Vm| vm.address.is_some_and(|a| obs.status.healthy_ips.contains(&a.to_string()));
@@ -200,6 +207,8 @@ struct Kept {
     list_error: Option<Error>,
     list_again: Option<Time>,
     ledger: Ledger,
+    /// The provider under which the pool is shown in metrics.
+    shown: Option<&'static str>,
     /// The cloud that was opened last, and from what, as a hash.
     cloud: Option<(String, Arc<dyn Cloud>)>,
     /// What was published last, as a hash, and when; empty: it was taken away.

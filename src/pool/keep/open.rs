@@ -20,6 +20,7 @@ const PROBES_AT_ONCE: usize = 32;
 
 /// A pool's cloud, for one look.
 pub struct Open {
+    pub provider: &'static str,
     pub cloud: Arc<dyn Cloud>,
     /// `None` while the pool is being deleted.
     pub made: Option<Made>,
@@ -53,7 +54,7 @@ impl Keeper {
             (Err(error), _) => return Err(error),
         };
         let made = if meta.deleting { None } else { Some(self.made(meta, wish).await?) };
-        Ok(Open { cloud, made })
+        Ok(Open { provider: wish.provider.name(), cloud, made })
     }
 
     /// The same cloud as long as provider and credentials are the same: it knows what it was told of its limits.
