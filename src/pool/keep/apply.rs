@@ -57,7 +57,7 @@ impl Keeper {
             let outcome = if stopped || (!published && matches!(action.deed, Deed::Delete { .. })) {
                 Outcome::Skipped
             } else {
-                self.act(action, &status, &mut meta, open, kept).await
+                self.act(action, &status, &mut meta, open, kept, obs.orphan).await
             };
             if let Outcome::Failed(error) = &outcome {
                 tracing::warn!(pool = %meta.key(), why = action.why, %error, "the cloud did not do it");
@@ -120,7 +120,15 @@ impl Keeper {
         true
     }
 
-    async fn act(&self, action: &Action, status: &ProxyPoolStatus, meta: &mut Meta, open: Option<&Open>, kept: &mut Kept) -> Outcome {
+    async fn act(
+        &self,
+        action: &Action,
+        status: &ProxyPoolStatus,
+        meta: &mut Meta,
+        open: Option<&Open>,
+        kept: &mut Kept,
+        orphan: bool,
+    ) -> Outcome {
         let is_met = match &action.needs {
             Needs::Nothing | Needs::Unchanged(_) => true,
             Needs::Recorded(nonce) => status.in_flight.iter().any(|f| f.nonce == *nonce),
@@ -132,6 +140,13 @@ impl Keeper {
             return Outcome::Skipped;
         }
         let failed = |error: Error| Outcome::Failed(error);
+        if orphan
+            && action.deed == Deed::Release
+            && let Err(error) = self.pools.let_go(meta).await
+        {
+            tracing::warn!(pool = %meta.key(), %error, "its pods would go with it, so it stays");
+            return Outcome::Skipped;
+        }
         match (&action.deed, open) {
             (Deed::Hold | Deed::Release, _) => match self.pools.hold(meta, action.deed == Deed::Hold).await {
                 Ok(written) => {
