@@ -46,7 +46,8 @@ pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
 pub const CAPACITY_UNAVAILABLE: &str = "CapacityUnavailable";
 /// Of a pool: False while too many probes fail at once to be believed; nothing is deleted for its health then.
 pub const PROBE_TRUSTED: &str = "ProbeTrusted";
-/// Of a pool: more proxies than may be, or creates that never appear; no proxy is created while it is True.
+/// Of a pool: more proxies than may be, creates that never appear, or a list without any of the proxies that were there; no
+/// proxy is created while it is True.
 pub const RUNAWAY_BRAKE: &str = "RunawayBrake";
 /// Of a pool: a replacement has missed its startupTimeout; nothing more is recycled until it is healthy.
 pub const DEGRADED: &str = "Degraded";

@@ -34,6 +34,9 @@ pub const POOL_FINALIZER: &str = "aether.dev/proxies";
 /// Annotation on a ProxyPool: proxies to replace at once, each by the cloud's id or its address, separated by commas.
 /// An entry is answered once (`status.evicted`); whoever adds one may drop those that are answered.
 pub const EVICT: &str = "aether.dev/evict";
+/// Annotation on a ProxyPool: those of its proxies that the cloud's list no longer shows, all at once, are gone, says a
+/// person. Its value is `status.epoch`, so it speaks of those alone that were ordered until then.
+pub const GONE: &str = "aether.dev/gone";
 /// Label on what is published about a ProxyPool: its name.
 pub const POOL: &str = "aether.dev/pool";
 /// How every label and annotation of ours begins.

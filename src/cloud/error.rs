@@ -40,3 +40,19 @@ pub enum Class {
     #[error("outcome unknown")]
     Unknown,
 }
+
+impl Class {
+    /// One word, for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Throttled(_) => "throttled",
+            Self::Quota => "quota",
+            Self::Capacity => "capacity",
+            Self::Auth => "auth",
+            Self::Invalid => "invalid",
+            Self::Transient => "transient",
+            Self::Unknown => "unknown",
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! Proxies as pods, for clusters without a cloud account. A name is unique in a namespace, so a repeated create finds the first pod.
 //!
-//! The script holds credentials, so it is a Secret that the pod mounts, made before the pod and named like it. What is left of a
-//! create that broke off in between is a Secret that the next attempt of the same slot and epoch takes over, and that goes with
-//! its owner.
+//! The script holds credentials, so it is a Secret that the pod mounts, made before the pod and named like it. Once the pod is
+//! there it owns the Secret, which goes with it, whoever deletes it. What is left of a create that broke off in between is a
+//! Secret that the next attempt of the same slot and epoch takes over, and that goes with the pool.
 //!
 //! Deletes are by name and UID at once: an id here is `name/uid`, so that a pod made anew under an old name is never hit.
 
@@ -16,8 +16,9 @@ use k8s_openapi::api::core::v1::{
     Secret, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
 
 use super::answer::Verb;
 use super::limiter::Budget;
@@ -139,6 +140,14 @@ impl Kubernetes {
         }
     }
 
+    /// Makes the pod the owner of its script. Where that fails the script goes with the pool.
+    async fn hand_over(&self, vm: &Vm) {
+        let Some((name, uid)) = vm.id.split_once('/') else { return };
+        if let Err(error) = hand_over(&self.secrets, name, uid).await {
+            tracing::warn!(pod = name, error = error.message(), "its script does not belong to it");
+        }
+    }
+
     /// The pod of that name, if it is the pool's for the same slot and epoch and there to stay.
     async fn namesake(&self, order: &Order) -> Result<Vm, Error> {
         let pod = bounded(self.pods.get(&order.name)).await.map_err(|e| error(Verb::Read, &e))?;
@@ -166,14 +175,16 @@ impl Cloud for Kubernetes {
         async {
             let pod = self.pod(order)?;
             self.leave_script(order).await?;
-            match bounded(self.pods.create(&PostParams::default(), &pod)).await {
+            let made = match bounded(self.pods.create(&PostParams::default(), &pod)).await {
                 Ok(pod) => vm(&order.marks.pool, &pod).ok_or_else(|| Error {
                     class: Class::Unknown,
                     message: "Kubernetes: the answer to an order has no pod of ours".into(),
-                }),
-                Err(e) if e.code() == Some(409) => self.namesake(order).await,
-                Err(e) => Err(error(Verb::Change, &e)),
-            }
+                })?,
+                Err(e) if e.code() == Some(409) => self.namesake(order).await?,
+                Err(e) => return Err(error(Verb::Change, &e)),
+            };
+            self.hand_over(&made).await;
+            Ok(made)
         }
         .boxed()
     }
@@ -192,7 +203,7 @@ impl Cloud for Kubernetes {
                 Err(e) if e.code() == Some(404) => {}
                 Err(e) => return Err(error(Verb::Change, &e)),
             }
-            // A mounted script stays until its pod is gone.
+            // Also one that was not handed over. A mounted script stays until its pod is gone.
             match bounded(self.secrets.delete(name, &DeleteParams::default())).await {
                 Ok(_) => Ok(()),
                 Err(e) if e.code() == Some(404) => Ok(()),
@@ -209,6 +220,36 @@ impl Cloud for Kubernetes {
     fn rate(&self) -> Rate {
         Rate::default()
     }
+}
+
+async fn hand_over(secrets: &Api<Secret>, name: &str, uid: &str) -> Result<(), CallError> {
+    let owners = json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]}});
+    bounded(secrets.patch_metadata(name, &PatchParams::default(), &Patch::Merge(owners))).await.map(drop)
+}
+
+/// Lets the pool's pods outlive it: those that were made while they were to go with it belong to it, and would be collected
+/// by the cluster once it is gone. Each takes its script along.
+pub async fn let_go(client: &Client, namespace: &str, pool: &str) -> Result<(), CallError> {
+    let (pods, secrets) = (Api::<Pod>::namespaced(client.clone(), namespace), Api::<Secret>::namespaced(client.clone(), namespace));
+    for pod in bounded(pods.list(&ListParams::default().labels(&format!("{POOL}={pool}")))).await? {
+        let owners = pod.metadata.owner_references.clone().unwrap_or_default();
+        let others: Vec<_> = owners.iter().filter(|owner| owner.uid != pool).collect();
+        if others.len() == owners.len() {
+            continue;
+        }
+        let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
+        match hand_over(&secrets, &name, &uid).await {
+            Err(e) if e.code() != Some(404) => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+        // By its UID: one that was made anew under the name is none of this.
+        let change = json!({"metadata": {"uid": uid, "ownerReferences": others}});
+        match bounded(pods.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(change))).await {
+            Err(e) if !matches!(e.code(), Some(404 | 409)) => return Err(e),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn vm(pool: &str, pod: &Pod) -> Option<Vm> {

@@ -9,12 +9,16 @@ const PASSWORD: &str = "canary-password-5up3r";
 const PODS: &str = "/base/api/v1/namespaces/ns/pods";
 const SECRETS: &str = "/base/api/v1/namespaces/ns/secrets";
 
-fn cloud(server: &Server) -> Kubernetes {
+fn client(server: &Server) -> Client {
     // Of the library's own TLS nothing is used here, but it wants to know a provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = kube::Config::new(server.base.parse().unwrap());
     config.default_retry = false;
-    let client = Client::try_from(config).unwrap();
+    Client::try_from(config).unwrap()
+}
+
+fn cloud(server: &Server) -> Kubernetes {
+    let client = client(server);
     let place = Place { namespace: "ns".into(), image: "tinyproxy:1".into(), resources: None, port: 8899, owner: None };
     Kubernetes::new(&client, place)
 }
@@ -104,6 +108,37 @@ async fn the_script_is_there_before_the_pod_and_not_in_it() {
     assert_eq!(seen[1].body["metadata"]["labels"]["aether-nonce"], "n0nce1");
     assert_eq!(seen[1].body["spec"]["automountServiceAccountToken"], false);
     assert!(!seen[1].body.to_string().contains(PASSWORD));
+    // From then on it goes with the pod.
+    let of_the_pod = json!([{"apiVersion": "v1", "kind": "Pod", "name": "pool-1-2", "uid": "u1"}]);
+    assert_eq!((&*seen[2].method, &seen[2].body["metadata"]["ownerReferences"]), ("PATCH", &of_the_pod));
+    assert!(seen[2].target.starts_with(&format!("{SECRETS}/pool-1-2")), "{seen:?}");
+}
+
+/// Whatever the pool's pods were made for, those that are to stay do not go with it, nor do their scripts.
+#[tokio::test]
+async fn pods_that_are_let_go_of_belong_to_nobody() {
+    let owner = |uid: &str| json!({"apiVersion": "aether.dev/v1alpha1", "kind": "ProxyPool", "name": "p", "uid": uid});
+    let mut with = pod(&marks_of(1), "Running");
+    with["metadata"]["ownerReferences"] = json!([owner(UID), owner("another")]);
+    let patched = json_of(200, &json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "pool-1-2"}}));
+    let server = Server::with([list(&[pod(&marks_of(2), "Running"), with.clone()], None), patched.clone(), patched.clone()]).await;
+    let client = client(&server);
+    let_go(&client, "ns", UID).await.unwrap();
+    let seen = server.seen();
+    assert_eq!(seen.len(), 3, "one has no owner and is left alone: {seen:?}");
+    assert!(seen[0].target.contains(UID) && seen[1].target.starts_with(&format!("{SECRETS}/pool-1-2")), "{seen:?}");
+    assert_eq!(seen[1].body["metadata"]["ownerReferences"][0]["uid"], "u1");
+    assert!(seen[2].target.starts_with(&format!("{PODS}/pool-1-2")), "{seen:?}");
+    assert_eq!(seen[2].body["metadata"], json!({"uid": "u1", "ownerReferences": [owner("another")]}));
+
+    // Gone in the meantime: nothing is left to do. Refused: the pool must not go.
+    let gone = failure(404, "NotFound", "gone");
+    let server = Server::with([list(&[with.clone()], None), gone.clone(), gone]).await;
+    let_go(&self::client(&server), "ns", UID).await.unwrap();
+    for refused in [failure(403, "Forbidden", "may not"), Reply::Lost] {
+        let server = Server::with([list(&[with.clone()], None), patched.clone(), refused]).await;
+        assert!(let_go(&self::client(&server), "ns", UID).await.is_err());
+    }
 }
 
 #[tokio::test]

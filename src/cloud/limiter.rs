@@ -203,6 +203,10 @@ impl Cloud for Limited {
         let rate = self.cloud.rate();
         Rate { backoff_until: rate.backoff_until.max(closed), ..rate }
     }
+
+    fn budget(&self) -> Option<Budget> {
+        Some(self.limiter.bucket().budget)
+    }
 }
 
 #[cfg(test)]

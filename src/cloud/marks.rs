@@ -10,6 +10,8 @@ use chrono::DateTime;
 use super::{Class, Error, Marks, Vm};
 use crate::api::Time;
 
+/// How every mark begins.
+pub const PREFIX: &str = "aether-";
 /// The mark that says whose a VM is.
 pub const POOL: &str = "aether-pool";
 /// The mark that an attempt is looked up by.

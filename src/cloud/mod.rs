@@ -122,6 +122,10 @@ pub trait Cloud: Send + Sync {
     fn capabilities(&self) -> Capabilities;
     /// What the cloud said about its rate limit.
     fn rate(&self) -> Rate;
+    /// What the cloud lets this credential do. Default: not known.
+    fn budget(&self) -> Option<limiter::Budget> {
+        None
+    }
 }
 
 /// An address that can be called; clouds write 0.0.0.0 or nothing where there is none yet.

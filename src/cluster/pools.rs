@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::api::{ProxyPool, ProxyPoolStatus, names};
-use crate::cloud::account;
+use crate::cloud::{account, kubernetes};
 use crate::pool::publication::Publication;
 use crate::runtime::lease::Leadership;
 
@@ -109,6 +109,12 @@ impl Pools {
         let ops = vec![patch::only_at(meta), patch::add("/metadata/finalizers", json!(finalizers))];
         self.may_write()?;
         Ok(bounded(self.pools(meta).patch(&meta.name, &params(), &Patch::Json::<()>(json_patch::Patch(ops)))).await?)
+    }
+
+    /// Lets pods that are the pool's proxies outlive it.
+    pub async fn let_go(&self, meta: &Meta) -> Result<(), PoolError> {
+        self.may_write()?;
+        Ok(kubernetes::let_go(&self.client, &meta.namespace, &meta.uid).await?)
     }
 
     /// Makes the published addresses these, or takes what was published away.

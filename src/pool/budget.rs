@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use super::model::Requests;
 use super::wish::Wish;
+
+/// Slots in flight at once, whatever batch and rolling say: with ids and addresses as long as any cloud's that is about half
+/// of the 256 KiB that a status may have.
+pub const MOST_IN_FLIGHT: u32 = 250;
 
 /// The limits that recycling keeps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +57,25 @@ impl Budget {
     pub fn width(&self, wish: &Wish) -> u32 {
         let spare = wish.min_scaling.saturating_sub(self.floor);
         let surge = if self.has_surge { self.cap.saturating_sub(wish.min_scaling) } else { 0 };
-        self.batch.min(spare + surge).max(1)
+        self.batch.min(spare + surge).clamp(1, MOST_IN_FLIGHT)
     }
 
     /// How long the renewal of the whole pool takes when one replacement takes that long.
     pub fn renewal(&self, wish: &Wish, replacement: Duration) -> Duration {
         replacement.saturating_mul(wish.min_scaling.div_ceil(self.width(wish)))
+    }
+
+    /// Requests a second that lists take while something is in flight, when all pages are asked for again after `pause`.
+    pub fn listing(wish: &Wish, requests: Requests, pause: Duration) -> f64 {
+        let pages = usize::try_from(wish.min_scaling).unwrap_or(usize::MAX) / requests.page.max(1) + 1;
+        f64::from(u32::try_from(pages).unwrap_or(u32::MAX)) / pause.as_secs_f64()
+    }
+
+    /// How long the renewal of the whole pool takes for its requests: an order and a deletion for each, beside the lists.
+    /// `None`: the lists alone take all that the credential may ask, other pools of it not counted.
+    pub fn asking(wish: &Wish, requests: Requests, pause: Duration) -> Option<Duration> {
+        let left = requests.per_second - Self::listing(wish, requests, pause);
+        Duration::try_from_secs_f64(2.0 * f64::from(wish.min_scaling) / left).ok().filter(|_| left > 0.0)
     }
 }
 
@@ -105,6 +123,19 @@ pub(crate) mod tests {
     fn renewal_in_minutes(#[case] min: u32, #[case] max: u32, #[case] floor: u32, #[case] batch: u32, #[case] minutes: u64) {
         let wish = wish(min, max, true, floor, batch);
         assert_eq!(Budget::of(&wish).renewal(&wish, Duration::from_mins(3)), Duration::from_mins(minutes));
+    }
+
+    #[rstest]
+    // One page of 50 in 10 s takes 0.1 of 1 a second; what is left does 2 for each.
+    #[case(45, 1.0, 50, Some(100))]
+    // 21 pages: 2.1 of 3.1.
+    #[case(1000, 3.1, 50, Some(2000))]
+    #[case(1000, 2.1, 50, None)]
+    #[case(10_000, 1.0, 50, None)]
+    #[case(0, 1.0, 50, Some(0))]
+    fn requests_take_time_too(#[case] min: u32, #[case] per_second: f64, #[case] page: usize, #[case] seconds: Option<u64>) {
+        let asking = Budget::asking(&wish(min, min, true, 0, 2), Requests { burst: 100.0, per_second, page }, Duration::from_secs(10));
+        assert_eq!(asking.map(|t| format!("{:.0}", t.as_secs_f64())), seconds.map(|s| s.to_string()));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! What is listed, sorted: which VMs serve, which are dead, and whose place each holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -81,6 +81,9 @@ pub struct Census<'a> {
     pub proxies: Vec<Proxy<'a>>,
     /// Those whose marks do not. They count as VMs (rule I3) and go with the pool; nothing else is ever decided about them.
     pub unreadable: Vec<Proxy<'a>>,
+    /// Where each is among the proxies: a pool may have ten thousand, and is looked at whole each time.
+    ids: HashMap<&'a str, usize>,
+    slots: BTreeMap<u32, Vec<usize>>,
 }
 
 /// How far a clock may be wrong.
@@ -97,8 +100,13 @@ impl<'a> Census<'a> {
         let listed = obs.list.iter().flat_map(|l| &l.vms).filter(|vm| vm.marks.pool == obs.meta.uid);
         let mut proxies: Vec<_> = listed.map(|vm| judge(vm, obs, wish, now)).collect();
         proxies.sort_by(|a, b| (a.vm.marks.born, &a.vm.id).cmp(&(b.vm.marks.born, &b.vm.id)));
-        let (proxies, unreadable) = proxies.into_iter().partition(|p| is_readable(&p.vm.marks, now));
-        Self { proxies, unreadable }
+        let (proxies, unreadable): (Vec<_>, Vec<_>) = proxies.into_iter().partition(|p| is_readable(&p.vm.marks, now));
+        let ids = proxies.iter().enumerate().map(|(at, p)| (p.vm.id.as_str(), at)).collect();
+        let mut slots: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (at, proxy) in proxies.iter().enumerate() {
+            slots.entry(proxy.vm.marks.slot).or_default().push(at);
+        }
+        Self { proxies, unreadable, ids, slots }
     }
 
     /// All of them.
@@ -108,12 +116,12 @@ impl<'a> Census<'a> {
 
     /// The VM with that id.
     pub fn by_id(&self, id: &str) -> Option<Proxy<'a>> {
-        self.proxies.iter().find(|p| p.vm.id == id).copied()
+        self.proxies.get(*self.ids.get(id)?).copied()
     }
 
     /// The VMs of a slot, oldest first.
     pub fn in_slot(&self, slot: u32) -> impl Iterator<Item = Proxy<'a>> {
-        self.proxies.iter().filter(move |p| p.vm.marks.slot == slot).copied()
+        self.slots.get(&slot).into_iter().flatten().filter_map(|at| self.proxies.get(*at)).copied()
     }
 
     /// The VM that holds that place: of several the oldest that serves, else the oldest that is not dead (rule I5).
@@ -129,7 +137,7 @@ impl<'a> Census<'a> {
 
     /// The slots that any VM holds.
     pub fn slots(&self) -> BTreeSet<u32> {
-        self.proxies.iter().map(|p| p.vm.marks.slot).collect()
+        self.slots.keys().copied().collect()
     }
 
     /// Epochs of a slot whose VMs are there to stay, with their holders, newest last.
@@ -177,6 +185,9 @@ fn judge<'a>(vm: &'a Vm, obs: &Observation, wish: &Wish, now: Time) -> Proxy<'a>
 /// When a VM reaches its age limit: earlier than the limit by its own share of the jitter, the same at every look.
 pub fn expiry(wish: &Wish, marks: &Marks) -> Option<Time> {
     let limit = wish.age_limit?;
+    if wish.jitter_percent == 0 {
+        return marks.born.checked_add_signed(to_delta(limit));
+    }
     let digest = Sha256::digest(format!("{} {} {}", marks.pool, marks.slot, marks.epoch));
     let (high, low) = (digest.first().copied().unwrap_or(0), digest.get(1).copied().unwrap_or(0));
     let share = f64::from(u16::from_be_bytes([high, low])) / 65536.0;

@@ -4,7 +4,6 @@
 //! counts neither as available nor as dead.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::api::Time;
@@ -20,6 +19,9 @@ pub struct Ledger {
     once_healthy: BTreeSet<String>,
 }
 
+/// Only who was never asked was not asked for so long.
+pub const NEVER: Duration = Duration::from_hours(24 * 365);
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Entry {
     health: Health,
@@ -27,16 +29,10 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Who is to be asked now: those that run, have an address, and were not asked for as long as `interval`.
-    pub fn due(&self, vms: &[Vm], interval: Duration, now: Time) -> Vec<(String, IpAddr)> {
-        let is_due = |vm: &&Vm| self.entries.get(&vm.id).is_none_or(|e| now >= e.at + interval);
-        let running = vms.iter().filter(|vm| vm.phase == Phase::Running).filter(is_due);
-        running.filter_map(|vm| Some((vm.id.clone(), vm.address?))).collect()
-    }
-
-    /// Who was never asked.
-    pub fn unasked(&self, vms: &[Vm], now: Time) -> Vec<(String, IpAddr)> {
-        self.due(vms, Duration::from_hours(24 * 365), now)
+    /// Whom to ask now: those that run, have an address, and were not asked for as long as `interval`.
+    pub fn due<'a>(&self, vms: &'a [Vm], interval: Duration, now: Time) -> impl Iterator<Item = &'a Vm> {
+        let is_due = move |vm: &&Vm| self.entries.get(&vm.id).is_none_or(|e| now >= e.at + interval);
+        vms.iter().filter(|vm| vm.phase == Phase::Running && vm.address.is_some()).filter(is_due)
     }
 
     /// An earlier process has found that one healthy.
@@ -66,8 +62,9 @@ impl Ledger {
 
     /// Forgets those that are not listed any more.
     pub fn keep_only(&mut self, vms: &[Vm]) {
-        self.entries.retain(|id, _| vms.iter().any(|vm| vm.id == *id));
-        self.once_healthy.retain(|id| vms.iter().any(|vm| vm.id == *id));
+        let listed: BTreeSet<&str> = vms.iter().map(|vm| &*vm.id).collect();
+        self.entries.retain(|id, _| listed.contains(&**id));
+        self.once_healthy.retain(|id| listed.contains(&**id));
     }
 
     /// By id.
@@ -118,11 +115,11 @@ mod tests {
         let vms =
             [vm("a", Phase::Running, Some("192.0.2.1")), vm("late", Phase::Running, None), vm("off", Phase::Stopped, Some("192.0.2.2"))];
         let mut ledger = Ledger::default();
-        let due = |ledger: &Ledger, after: u64| ledger.due(&vms, MINUTE, Time::UNIX_EPOCH + Duration::from_secs(after)).len();
+        let due = |ledger: &Ledger, after: u64| ledger.due(&vms, MINUTE, Time::UNIX_EPOCH + Duration::from_secs(after)).count();
         assert_eq!((due(&ledger, 0), ledger.next(MINUTE)), (1, None));
         ledger.hear("a".into(), true, Time::UNIX_EPOCH);
         assert_eq!((due(&ledger, 59), due(&ledger, 60)), (0, 1));
-        assert_eq!(ledger.unasked(&vms, Time::UNIX_EPOCH + MINUTE), []);
+        assert_eq!(ledger.due(&vms, NEVER, Time::UNIX_EPOCH + MINUTE).count(), 0);
         assert_eq!(ledger.next(MINUTE), Some(Time::UNIX_EPOCH + MINUTE));
         ledger.keep_only(&vms[1..]);
         assert_eq!(ledger, Ledger::default());

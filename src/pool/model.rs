@@ -1,10 +1,11 @@
 //! What a plan for a pool is made from and what comes out of it: plain data, owned, without a clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::api::{ProxyPoolStatus, Time};
+pub use crate::cloud::limiter::Budget as Requests;
 use crate::cloud::{Capabilities, Class, Error, Marks, Rate, Vm};
 use crate::cluster::facts::Meta;
 use crate::rollout::build::short_hash;
@@ -23,7 +24,7 @@ pub struct Observation {
     pub orphan: bool,
     /// What was said last, with the intents on record.
     pub status: ProxyPoolStatus,
-    /// Hash of what a VM would be made from now: provider block, proxy settings, bootstrap script, credentials.
+    /// What a VM would be made from now ([`template`]).
     pub template: String,
     /// The last complete list.
     pub list: Option<Listed>,
@@ -37,6 +38,8 @@ pub struct Observation {
     pub capabilities: Capabilities,
     /// What the cloud said about its rate limit.
     pub rate: Rate,
+    /// What the cloud lets the pool's credential do; `None`: not known.
+    pub requests: Option<Requests>,
 }
 
 impl Observation {
@@ -181,9 +184,9 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// To be logged and published, in this order, after the status is written.
     pub notes: Vec<Note>,
-    /// Addresses of the proxies that serve and stay: what is published before the first deletion. `None`: leave what is
+    /// Where the proxies listen that serve and stay: what is published before the first deletion. `None`: leave what is
     /// published as it is, since too little is known.
-    pub serving: Option<BTreeSet<IpAddr>>,
+    pub serving: Option<BTreeSet<SocketAddr>>,
     /// To list again and look again after this time even if nothing happens.
     pub requeue: Duration,
     /// What to remember; [`Memory::learn`] adds what the actions came to.
@@ -324,6 +327,18 @@ impl Memory {
 /// The nonce of one birth: the same for every attempt at it, another one for every other.
 pub fn nonce(pool: &str, slot: u32, epoch: u32) -> String {
     short_hash(&format!("{pool} {slot} {epoch}"))
+}
+
+/// The mark of what a VM is made from: provider block, proxy settings, bootstrap script and credentials as a hash, and the
+/// port in clear, because what runs goes on listening there whatever is wanted later.
+pub fn template(made_from: &str, port: u16) -> String {
+    format!("{}-{port}", short_hash(made_from))
+}
+
+/// Where the proxy of that VM listens, once it has an address. `wanted`: the port of one whose marks do not say.
+pub fn listens_at(vm: &Vm, wanted: u16) -> Option<SocketAddr> {
+    let own = vm.marks.template.rsplit_once('-').and_then(|(_, port)| port.parse().ok());
+    Some(SocketAddr::new(vm.address?, own.unwrap_or(wanted)))
 }
 
 /// The name of a VM, at most 63 characters: the same for a repeated attempt.

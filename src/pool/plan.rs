@@ -1,17 +1,20 @@
 //! The plan: from an observation and the time to ordered actions. Total, without a clock, without effects.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use chrono::TimeDelta;
 
 use crate::api::Time;
 use crate::api::names;
 use crate::api::proxy_pool::{Evicted, InFlight, Op, Step};
 use crate::cloud::Marks;
+use crate::rollout::model::count;
 
-use super::budget::Budget;
+use super::budget::{Budget, MOST_IN_FLIGHT};
 use super::census::{Census, Proxy, Standing, called, to_delta};
-use super::model::{Action, Deed, Deferral, Memory, Needs, Note, Observation, Obstacle, Plan, Reply, nonce};
+use super::model::{Action, Deed, Deferral, Memory, Needs, Note, Observation, Obstacle, Plan, Reply, listens_at, nonce};
 use super::wish::Wish;
 use super::{leaving, renewal, sizing, slots, status};
 
@@ -21,8 +24,10 @@ const FRESH: Duration = Duration::from_mins(1);
 const PATIENCE: u32 = 3;
 /// How long the brake stays on before one more try.
 const BRAKE: Duration = Duration::from_mins(10);
+/// Reason of the Event about a list that failed.
+const UNLISTED: &str = "ListFailed";
 /// Time between two looks while something is under way.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 /// Time between two looks while nothing is.
 const IDLE: Duration = Duration::from_mins(2);
 
@@ -58,6 +63,8 @@ pub(super) struct Turn<'a> {
     pub census: Census<'a>,
     /// The list is complete, new enough and settled, and the cloud may be asked (rule I4).
     pub can_act: bool,
+    /// How many proxies the list shows none of, though nobody here has deleted them.
+    pub missing: Option<i32>,
     /// What will be on record as in flight.
     pub flights: Vec<InFlight>,
     pub evicted: Vec<Evicted>,
@@ -65,6 +72,14 @@ pub(super) struct Turn<'a> {
     pub plan: Plan,
     /// VMs whose deletion is decided: none of them counts as available.
     gone: BTreeSet<String>,
+    /// Those of them whose deletion is among the actions.
+    ordered: BTreeSet<String>,
+    /// Proxies that serve and are not gone.
+    available: u32,
+    /// VMs above maxScaling that are there to stay and not dead.
+    surplus: usize,
+    /// The probes can be believed.
+    trusts_probes: bool,
     epoch: u32,
     /// VMs listed or asked for.
     total: usize,
@@ -75,11 +90,21 @@ impl<'a> Turn<'a> {
         let census = Census::take(obs, wish, now);
         let flights = obs.status.in_flight.clone();
         let highest = census.proxies.iter().map(|p| p.vm.marks.epoch).chain(flights.iter().map(|f| f.epoch)).max().unwrap_or(0);
+        let missing = missing(obs, wish, &census);
+        let budget = Budget::of(wish);
+        let gone: BTreeSet<String> = flights.iter().filter(|f| f.phase == Step::Deleting).filter_map(|f| f.replaces.clone()).collect();
+        let serving = census.proxies.iter().filter(|p| p.serves() && !gone.contains(&p.vm.id)).count();
+        let live = census.all().filter(|p| p.stays() && !p.is_dead()).count();
         let unlisted = flights.iter().filter(|f| f.epoch > 0 && census.holder(f.slot, f.epoch).is_none()).count();
         Self {
-            can_act: can_act(obs, &memory, now),
-            budget: Budget::of(wish),
-            gone: flights.iter().filter(|f| f.phase == Step::Deleting).filter_map(|f| f.replaces.clone()).collect(),
+            can_act: missing.is_none() && can_act(obs, &memory, now),
+            missing,
+            budget,
+            available: u32::try_from(serving).unwrap_or(u32::MAX),
+            surplus: live.saturating_sub(usize::try_from(budget.cap).unwrap_or(usize::MAX)),
+            trusts_probes: obs.direct != Some(false) && census.doubts(wish).is_none(),
+            gone,
+            ordered: BTreeSet::new(),
             epoch: highest.max(u32::try_from(obs.status.epoch).unwrap_or(0)),
             total: census.all().count() + unlisted,
             evicted: obs.status.evicted.clone(),
@@ -119,6 +144,16 @@ impl<'a> Turn<'a> {
         self.warn_once("Unreadable", Some(message).filter(|_| !ids.is_empty()));
     }
 
+    /// Each change of the reason why there is no new list, and that there is one again.
+    fn tell_unlisted(&mut self) {
+        let title = self.wish.title();
+        let failed = self.obs.list_error.as_ref().map(|error| format!("the proxies of {title} cannot be listed: {error:.300}"));
+        if failed.is_none() && self.plan.memory.told.contains_key(UNLISTED) {
+            self.note(false, "Listed", format!("the proxies of {title} are listed again"));
+        }
+        self.warn_once(UNLISTED, failed);
+    }
+
     /// The finalizer is on the pool.
     pub fn is_held(&self) -> bool {
         self.obs.meta.finalizers.iter().any(|f| f == names::POOL_FINALIZER)
@@ -126,21 +161,20 @@ impl<'a> Turn<'a> {
 
     /// Proxies that serve and are not on their way out (rule I1).
     pub fn available(&self) -> u32 {
-        let serving = self.census.proxies.iter().filter(|p| p.serves() && !self.gone.contains(&p.vm.id)).count();
-        u32::try_from(serving).unwrap_or(u32::MAX)
+        self.available
     }
 
     /// Where the proxies are that serve and stay; nothing while that is not known of all, as after a start. While probes are not trusted, failing one is no reason not to be named.
-    fn serving(&self) -> Option<BTreeSet<IpAddr>> {
+    fn serving(&self) -> Option<BTreeSet<SocketAddr>> {
         let is_unasked = self.census.proxies.iter().any(|p| p.standing == Standing::Unknown);
-        if self.obs.list.is_none() || (is_unasked && !self.obs.meta.deleting) {
+        if self.obs.list.is_none() || self.missing.is_some() || (is_unasked && !self.obs.meta.deleting) {
             return None;
         }
         let doubted = !self.trusts_probes();
         let serves =
             |p: &&Proxy<'_>| p.serves() || (doubted && !p.never_healthy && matches!(p.standing, Standing::Ailing | Standing::Dead));
         let staying = self.census.proxies.iter().filter(serves).filter(|p| !self.is_leaving(&p.vm.id));
-        Some(staying.filter_map(|p| p.vm.address).filter(|_| !self.obs.meta.deleting).collect())
+        Some(staying.filter_map(|p| listens_at(p.vm, self.wish.proxy.port)).filter(|_| !self.obs.meta.deleting).collect())
     }
 
     /// How many would be available without that one.
@@ -163,6 +197,11 @@ impl<'a> Turn<'a> {
         u32::try_from(self.flights.iter().filter(|f| f.op != Op::Fill).count()).unwrap_or(u32::MAX)
     }
 
+    /// No more can be on record as in flight: each is written down before it begins, and a status must stay small.
+    pub fn is_full(&self) -> bool {
+        self.flights.len() >= MOST_IN_FLIGHT as usize
+    }
+
     /// What is in flight about that slot.
     pub fn flight(&mut self, slot: u32) -> Option<&mut InFlight> {
         self.flights.iter_mut().find(|f| f.slot == slot)
@@ -170,7 +209,7 @@ impl<'a> Turn<'a> {
 
     /// The probes can be believed (rule I9).
     pub fn trusts_probes(&self) -> bool {
-        self.obs.direct != Some(false) && self.census.doubts(self.wish).is_none()
+        self.trusts_probes
     }
 
     /// A replacement has missed its startupTimeout.
@@ -191,8 +230,7 @@ impl<'a> Turn<'a> {
 
     /// VMs above maxScaling that are there to stay and not dead.
     pub fn surplus(&self) -> usize {
-        let live = self.census.all().filter(|p| p.stays() && !p.is_dead()).count();
-        live.saturating_sub(usize::try_from(self.budget.cap).unwrap_or(usize::MAX))
+        self.surplus
     }
 
     /// A VM may be asked for, as far as the cloud and the brake are concerned.
@@ -266,9 +304,12 @@ impl<'a> Turn<'a> {
     /// Deletes a VM by its id. It must have been listed with the pool's UID, as all of the census has (rule I10).
     pub fn delete(&mut self, why: &'static str, proxy: &Proxy<'_>) {
         let Some(at) = self.obs.list.as_ref().map(|l| l.at) else { return };
-        let already = self.plan.actions.iter().any(|a| matches!(&a.deed, Deed::Delete { id, .. } if *id == proxy.vm.id));
-        self.gone.insert(proxy.vm.id.clone());
-        if proxy.stays() && !already {
+        if self.gone.insert(proxy.vm.id.clone()) {
+            // One that cannot be told by its marks was never counted.
+            let counted = self.census.by_id(&proxy.vm.id).is_some_and(|p| p.serves());
+            self.available -= u32::from(counted);
+        }
+        if proxy.stays() && self.ordered.insert(proxy.vm.id.clone()) {
             let deed = Deed::Delete { id: proxy.vm.id.clone(), pool: proxy.vm.marks.pool.clone() };
             self.act(why, deed, Needs::Listed(at));
         }
@@ -340,11 +381,14 @@ impl<'a> Turn<'a> {
     }
 
     fn finish(mut self) -> Plan {
+        self.tell_unlisted();
         let memory = &mut self.plan.memory;
         memory.creates.retain(|nonce, _| self.flights.iter().any(|f| f.nonce == *nonce));
         memory.deferred.retain(|id, _| self.census.by_id(id).is_some());
         if self.obs.list_error.is_none() && self.obs.list.is_some() {
-            memory.setbacks.retain(|_, s| s.until + to_delta(BRAKE) > self.now);
+            // Each is tried again, and waits longer then; nobody waits for one that nothing is asked of any more.
+            let longer = if self.flights.is_empty() { TimeDelta::zero() } else { to_delta(BRAKE) };
+            memory.setbacks.retain(|_, s| s.until + longer > self.now);
         }
         self.flights.sort_by_key(|f| f.slot);
         self.plan.requeue = self.requeue();
@@ -366,13 +410,27 @@ impl<'a> Turn<'a> {
         if self.plan.actions.iter().any(|a| matches!(a.deed, Deed::Hold | Deed::Look(_))) {
             return Duration::from_secs(1);
         }
-        let pending = self.census.proxies.iter().any(|p| !p.serves());
+        // One without an address is shown by a list that is behind: nobody can be told of it yet.
+        let pending = self.census.proxies.iter().any(|p| !p.serves() || p.vm.address.is_none());
         if !self.flights.is_empty() || pending || self.obs.meta.deleting || !self.can_act || self.obs.list_error.is_some() {
             let settled = memory.last_mutation.map(|t| until(t + to_delta(self.obs.settle()))).unwrap_or_default();
             return if settled.is_zero() { BUSY } else { settled.min(BUSY).max(Duration::from_secs(1)) };
         }
         let next = self.census.proxies.iter().filter(|p| !p.aged).filter_map(|p| p.expires).min();
         next.map_or(IDLE, |t| until(t).clamp(Duration::from_secs(1), IDLE))
+    }
+
+    /// Proxies that are there to stay. A list that has not settled may still show what was just deleted: it counts no more
+    /// than were known.
+    pub fn known(&self) -> i32 {
+        let known = self.obs.status.known;
+        let there = count(self.census.proxies.iter().filter(|p| p.stays() && !self.is_leaving(&p.vm.id)));
+        match self.obs.list {
+            None => known,
+            Some(_) if self.missing.is_some() => known,
+            Some(_) if self.can_act => there,
+            Some(_) => there.min(known),
+        }
     }
 
     /// The highest epoch given out, for the record.
@@ -384,9 +442,17 @@ impl<'a> Turn<'a> {
 /// A flight whose replacement is not healthy though its startupTimeout is over, or that had one which never was.
 pub fn is_late(flight: &InFlight, census: &Census<'_>, wish: &Wish, now: Time) -> bool {
     let replaces = matches!(flight.op, Op::Recycle | Op::Evict);
-    let serves = census.holder(flight.slot, flight.epoch).is_some_and(|p| p.serves());
     let over = flight.born.is_some_and(|born| flight.epoch > 0 && now - born >= to_delta(wish.health.startup_timeout));
-    replaces && !serves && (flight.missed > 0 || over)
+    replaces && (flight.missed > 0 || over) && !census.holder(flight.slot, flight.epoch).is_some_and(|p| p.serves())
+}
+
+/// A list that shows nothing of a pool of several that was there is another account's, more likely than that all have
+/// vanished at once: neither are they made a second time, nor is the pool let go of, until a person says that they are gone.
+fn missing(obs: &Observation, wish: &Wish, census: &Census<'_>) -> Option<i32> {
+    let is_empty = obs.list.is_some() && census.all().next().is_none();
+    let is_told = obs.meta.annotations.get(names::GONE).is_some_and(|epoch| *epoch == obs.status.epoch.to_string());
+    let is_odd = is_empty && obs.status.known > 1 && wish.provider.account_is_in_the_secret();
+    (is_odd && !is_told).then_some(obs.status.known)
 }
 
 /// Until when the cloud is left alone altogether.

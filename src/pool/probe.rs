@@ -6,7 +6,7 @@
 //!
 //! Nothing here decides: a finding is data, and one alone never deletes anything (rule I9).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -57,8 +57,6 @@ impl Target {
 /// How to ask.
 #[derive(Clone, Debug)]
 pub struct Probing {
-    /// Where every proxy listens.
-    pub port: u16,
     /// As whom.
     pub login: Option<Login>,
     /// For each of the steps: a connection and an answer.
@@ -96,9 +94,21 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// Whether that proxy lives. `outdated`: it was made with other settings, so another login, another allow list or other
+    /// ports for tunnels are no fault of its own: it is renewed in its turn.
+    pub fn shows_life(self, outdated: bool) -> bool {
+        match self {
+            Self::Alive { .. } => true,
+            Self::WrongLogin | Self::Denied | Self::NoEgress { .. } => outdated,
+            Self::Refused | Self::Unreachable | Self::Silent | Self::Odd(_) => false,
+        }
+    }
+}
+
 /// Asks each proxy once, some at a time; the findings come in no order.
-pub async fn probe_all<K>(proxies: impl IntoIterator<Item = (K, IpAddr)>, how: &Probing) -> Vec<(K, Finding)> {
-    let one = async |(key, address): (K, IpAddr)| (key, probe(SocketAddr::new(address, how.port), how).await);
+pub async fn probe_all<K>(proxies: impl IntoIterator<Item = (K, SocketAddr)>, how: &Probing) -> Vec<(K, Finding)> {
+    let one = async |(key, proxy): (K, SocketAddr)| (key, probe(proxy, how).await);
     stream::iter(proxies).map(one).buffer_unordered(how.at_once.max(1)).collect().await
 }
 

@@ -13,8 +13,8 @@ fn login(password: &str) -> Option<Login> {
     Login::new("me", password).ok()
 }
 
-fn how(port: u16) -> Probing {
-    Probing { port, login: login("right-right"), timeout: LONG, targets: vec![], at_once: 8 }
+fn how() -> Probing {
+    Probing { login: login("right-right"), timeout: LONG, targets: vec![], at_once: 8 }
 }
 
 const PAGE: &str =
@@ -64,9 +64,9 @@ fn like_tinyproxy(request: &str) -> String {
 #[tokio::test]
 async fn its_own_page_tells_that_it_lives_and_knows_us() {
     let address = proxy(like_tinyproxy).await;
-    assert_eq!(probe(address, &how(0)).await, Finding::Alive { connections: Some(2) });
+    assert_eq!(probe(address, &how()).await, Finding::Alive { connections: Some(2) });
     for wrong in [login("wrong-wrong"), None] {
-        assert_eq!(probe(address, &Probing { login: wrong, ..how(0) }).await, Finding::WrongLogin);
+        assert_eq!(probe(address, &Probing { login: wrong, ..how() }).await, Finding::WrongLogin);
     }
 }
 
@@ -81,16 +81,29 @@ async fn its_own_page_tells_that_it_lives_and_knows_us() {
 #[tokio::test]
 async fn what_else_may_listen_there(#[case] says: &'static str, #[case] finding: Finding) {
     let address = proxy(|_| says.to_owned()).await;
-    assert_eq!(probe(address, &how(0)).await, finding);
+    assert_eq!(probe(address, &how()).await, finding);
+}
+
+#[rstest]
+#[case(Finding::Alive { connections: None }, true, true)]
+#[case(Finding::WrongLogin, false, true)]
+#[case(Finding::Denied, false, true)]
+#[case(Finding::NoEgress { reached: 0 }, false, true)]
+#[case(Finding::Refused, false, false)]
+#[case(Finding::Unreachable, false, false)]
+#[case(Finding::Silent, false, false)]
+#[case(Finding::Odd(500), false, false)]
+fn an_outdated_proxy_is_not_dead_for_what_it_was_not_made_for(#[case] finding: Finding, #[case] new: bool, #[case] outdated: bool) {
+    assert_eq!((finding.shows_life(false), finding.shows_life(true)), (new, outdated));
 }
 
 #[tokio::test]
 async fn nobody_there_and_nobody_answering() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    assert_eq!(probe(closed, &how(0)).await, Finding::Refused);
+    assert_eq!(probe(closed, &how()).await, Finding::Refused);
     // It accepts by the kernel alone.
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let short = Probing { timeout: Duration::from_millis(200), ..how(0) };
+    let short = Probing { timeout: Duration::from_millis(200), ..how() };
     assert_eq!(probe(mute.local_addr().unwrap(), &short).await, Finding::Silent);
 }
 
@@ -103,7 +116,7 @@ async fn more_than_half_of_the_targets_is_enough(#[case] targets: &[&str], #[cas
     let address = proxy(like_tinyproxy).await;
     let targets = targets.iter().map(|text| Target::parse(text).unwrap()).collect();
     let expected = too_few.map_or(Finding::Alive { connections: Some(2) }, |reached| Finding::NoEgress { reached });
-    assert_eq!(probe(address, &Probing { targets, ..how(0) }).await, expected);
+    assert_eq!(probe(address, &Probing { targets, ..how() }).await, expected);
 }
 
 #[tokio::test]
@@ -126,8 +139,8 @@ async fn all_are_asked_and_not_at_once() {
             });
         }
     });
-    let proxies = (0..40).map(|n| (n, IpAddr::from([127, 0, 0, 1])));
-    let mut found = probe_all(proxies, &Probing { at_once: 5, ..how(port) }).await;
+    let proxies = (0..40).map(|n| (n, SocketAddr::from(([127, 0, 0, 1], port))));
+    let mut found = probe_all(proxies, &Probing { at_once: 5, ..how() }).await;
     found.sort_by_key(|(n, _)| *n);
     assert!(found.iter().map(|(n, _)| *n).eq(0..40));
     assert!(found.iter().all(|(_, finding)| *finding == Finding::Alive { connections: Some(2) }), "{found:?}");

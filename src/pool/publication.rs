@@ -2,7 +2,7 @@
 //! Pure: what is to be applied, as data.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, Service, ServicePort, ServiceSpec};
@@ -22,9 +22,9 @@ const PORT_NAME: &str = "proxy";
 /// Everything that is told about a pool's proxies.
 #[derive(Clone, Debug)]
 pub struct Publication {
-    /// Addresses of the proxies that serve and stay.
-    pub serving: BTreeSet<IpAddr>,
-    /// Where each listens.
+    /// Where the proxies listen that serve and stay.
+    pub serving: BTreeSet<SocketAddr>,
+    /// Where new ones will.
     pub port: u16,
     /// As whom they are used.
     pub login: Option<Login>,
@@ -42,47 +42,41 @@ impl Publication {
     pub fn slices(&self, pool: &Meta) -> Vec<EndpointSlice> {
         let families = [("IPv4", "v4"), ("IPv6", "v6")];
         let slices = families.into_iter().flat_map(|(family, short)| {
-            let of_family: Vec<_> = self.serving.iter().filter(|a| a.is_ipv4() == (short == "v4")).collect();
-            let chunks: Vec<_> = if of_family.is_empty() { vec![&[][..]] } else { of_family.chunks(PER_SLICE).collect() };
-            chunks
-                .into_iter()
-                .enumerate()
-                .map(|(n, addresses)| self.slice(pool, family, &format!("{short}-{n}"), addresses))
-                .collect::<Vec<_>>()
+            // Of one slice all listen at the same port: those made before the port was edited are in one of their own.
+            let mut by_port: BTreeMap<u16, Vec<&SocketAddr>> = BTreeMap::new();
+            for proxy in self.serving.iter().filter(|a| a.is_ipv4() == (short == "v4")) {
+                by_port.entry(proxy.port()).or_default().push(proxy);
+            }
+            if by_port.is_empty() {
+                return vec![self::slice(pool, family, &format!("{short}-0"), self.port, &[])];
+            }
+            let chunks = by_port.iter().flat_map(|(port, proxies)| proxies.chunks(PER_SLICE).map(move |chunk| (*port, chunk)));
+            chunks.enumerate().map(|(n, (port, chunk))| self::slice(pool, family, &format!("{short}-{n}"), port, chunk)).collect::<Vec<_>>()
         });
         slices.collect()
-    }
-
-    fn slice(&self, pool: &Meta, family: &str, suffix: &str, addresses: &[&IpAddr]) -> EndpointSlice {
-        let mut metadata = meta(pool, format!("{}-{suffix}", pool.name));
-        let labels = metadata.labels.get_or_insert_default();
-        labels.insert("kubernetes.io/service-name".into(), pool.name.clone());
-        labels.insert("endpointslice.kubernetes.io/managed-by".into(), names::FIELD_MANAGER.into());
-        let ready = EndpointConditions { ready: Some(true), ..EndpointConditions::default() };
-        let endpoint =
-            |address: &&IpAddr| Endpoint { addresses: vec![address.to_string()], conditions: Some(ready.clone()), ..Endpoint::default() };
-        let port = EndpointPort {
-            name: Some(PORT_NAME.into()),
-            port: Some(self.port.into()),
-            protocol: Some("TCP".into()),
-            ..EndpointPort::default()
-        };
-        EndpointSlice {
-            metadata,
-            address_type: family.into(),
-            endpoints: addresses.iter().map(endpoint).collect(),
-            ports: Some(vec![port]),
-        }
     }
 
     /// The Secret with one URL a line (`proxies`), named `<pool>-proxies`.
     pub fn secret(&self, pool: &Meta) -> Secret {
         let login = self.login.as_ref().map_or_else(String::new, |l| format!("{}:{}@", l.user(), l.password()));
-        let url = |address: &IpAddr| format!("http://{login}{}\n", std::net::SocketAddr::new(*address, self.port));
+        let url = |proxy: &SocketAddr| format!("http://{login}{proxy}\n");
         let urls: String = self.serving.iter().map(url).collect();
         let data = BTreeMap::from([("proxies".to_owned(), ByteString(urls.into_bytes()))]);
         Secret { metadata: meta(pool, format!("{}-proxies", pool.name)), data: Some(data), ..Secret::default() }
     }
+}
+
+fn slice(pool: &Meta, family: &str, suffix: &str, port: u16, proxies: &[&SocketAddr]) -> EndpointSlice {
+    let mut metadata = meta(pool, format!("{}-{suffix}", pool.name));
+    let labels = metadata.labels.get_or_insert_default();
+    labels.insert("kubernetes.io/service-name".into(), pool.name.clone());
+    labels.insert("endpointslice.kubernetes.io/managed-by".into(), names::FIELD_MANAGER.into());
+    let ready = EndpointConditions { ready: Some(true), ..EndpointConditions::default() };
+    let endpoint =
+        |proxy: &&SocketAddr| Endpoint { addresses: vec![proxy.ip().to_string()], conditions: Some(ready.clone()), ..Endpoint::default() };
+    let port =
+        EndpointPort { name: Some(PORT_NAME.into()), port: Some(port.into()), protocol: Some("TCP".into()), ..EndpointPort::default() };
+    EndpointSlice { metadata, address_type: family.into(), endpoints: proxies.iter().map(endpoint).collect(), ports: Some(vec![port]) }
 }
 
 fn meta(pool: &Meta, name: String) -> ObjectMeta {
@@ -114,7 +108,8 @@ mod tests {
 
     fn publication(addresses: &[&str]) -> Publication {
         let login = Login::new("anna", "correct-horse").ok();
-        Publication { serving: addresses.iter().map(|a| a.parse().unwrap()).collect(), port: 8899, login }
+        let serving = addresses.iter().map(|a| SocketAddr::new(a.parse().unwrap(), 8899)).collect();
+        Publication { serving, port: 8899, login }
     }
 
     fn pool() -> Meta {
@@ -136,6 +131,19 @@ mod tests {
         let slices = publication(&many.iter().map(String::as_str).collect::<Vec<_>>()).slices(&pool());
         let names: Vec<_> = slices.iter().map(|s| s.metadata.name.as_deref().unwrap()).collect();
         assert_eq!(names, ["p-v4-0", "p-v4-1", "p-v4-2", "p-v6-0"]);
+    }
+
+    #[test]
+    fn each_is_named_at_the_port_it_was_made_with() {
+        let older = SocketAddr::new("192.0.2.3".parse().unwrap(), 3128);
+        let mut publication = publication(&["192.0.2.1", "192.0.2.2"]);
+        publication.serving.insert(older);
+        let port = |s: &EndpointSlice| s.ports.as_ref().unwrap()[0].port;
+        let slices = publication.slices(&pool());
+        let shown: Vec<_> = slices.iter().map(|s| (s.metadata.name.as_deref().unwrap(), port(s), s.endpoints.len())).collect();
+        assert_eq!(shown, [("p-v4-0", Some(3128), 1), ("p-v4-1", Some(8899), 2), ("p-v6-0", Some(8899), 0)]);
+        let text = String::from_utf8(publication.secret(&pool()).data.unwrap()["proxies"].0.clone()).unwrap();
+        assert!(text.contains("@192.0.2.3:3128\n") && text.contains("@192.0.2.1:8899\n"), "{text}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Recycling: what is past its age limit, then what is made from an older template, oldest first.
 
+use std::collections::BTreeSet;
+
 use crate::api::proxy_pool::{InFlight, Op, Step};
 
 use super::budget::Budget;
@@ -23,8 +25,8 @@ pub fn recycle(turn: &mut Turn<'_>) {
 
 /// What should be recycled and is not yet in flight, in the order in which it goes.
 pub fn due<'a>(turn: &Turn<'a>) -> Vec<Proxy<'a>> {
-    let is_free =
-        |p: &&Proxy<'a>| p.stays() && !p.is_dead() && !turn.is_leaving(&p.vm.id) && turn.flights.iter().all(|f| f.slot != p.vm.marks.slot);
+    let flying: BTreeSet<u32> = turn.flights.iter().map(|f| f.slot).collect();
+    let is_free = |p: &&Proxy<'a>| p.stays() && !p.is_dead() && !turn.is_leaving(&p.vm.id) && !flying.contains(&p.vm.marks.slot);
     let free = || turn.census.proxies.iter().filter(is_free).copied();
     let mut aged: Vec<_> = free().filter(|p| p.aged).collect();
     aged.sort_by_key(|p| p.expires);
@@ -41,6 +43,9 @@ pub fn limits(turn: &Turn<'_>, proxy: &Proxy<'_>) -> Budget {
 fn hindrance(turn: &Turn<'_>, proxy: &Proxy<'_>) -> Option<Deferral> {
     if turn.obstacle().is_some() || turn.brakes() {
         return Some(Deferral::Obstacle);
+    }
+    if turn.is_full() {
+        return Some(Deferral::Batch);
     }
     if !turn.wish.rolling.enabled && proxy.aged {
         return None;

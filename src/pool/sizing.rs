@@ -50,13 +50,18 @@ pub fn excess(turn: &Turn<'_>) -> usize {
     taken(turn).len().saturating_sub(usize::try_from(turn.wish.min_scaling).unwrap_or(usize::MAX))
 }
 
+/// There are fewer slots than wanted.
+pub fn is_short(turn: &Turn<'_>) -> bool {
+    taken(turn).len() < usize::try_from(turn.wish.min_scaling).unwrap_or(usize::MAX)
+}
+
 /// Fills empty places up to minScaling.
 pub fn fill(turn: &mut Turn<'_>) {
     let wanted = usize::try_from(turn.wish.min_scaling).unwrap_or(usize::MAX);
     let mut missing = wanted.saturating_sub(taken(turn).len());
     let mut open = turn.flights.iter().filter(|f| f.op == Op::Fill).count();
     let mut slot = 0;
-    while missing > 0 && open < FILL_AT_ONCE && turn.may_ask() && turn.has_room() {
+    while missing > 0 && open < FILL_AT_ONCE && !turn.is_full() && turn.may_ask() && turn.has_room() {
         let is_free = turn.flight(slot).is_none() && turn.census.in_slot(slot).next().is_none();
         if is_free {
             let mut flight = turn.mark(slot, Op::Fill, None);
@@ -93,6 +98,9 @@ pub fn shrink(turn: &mut Turn<'_>) {
         let Some(proxy) = proxy else { continue };
         // What never served, or is believed dead, is nobody's loss.
         let is_loss = proxy.standing != Standing::Pending && !turn.believes_dead(&proxy);
+        if turn.is_full() {
+            return;
+        }
         if is_loss && (turn.in_flight() >= turn.budget.batch || turn.is_degraded()) {
             return;
         }

@@ -1,5 +1,7 @@
 //! Each slot by itself: what is in flight goes on, what a crash left is taken up, what is there twice goes.
 
+use std::net::IpAddr;
+
 use crate::api::names;
 use crate::api::proxy_pool::{Evicted, InFlight, Op, Step};
 
@@ -9,17 +11,17 @@ use super::plan::Turn;
 
 /// Entries of the annotation that are looked at.
 const MOST_ENTRIES: usize = 500;
-/// Characters of an entry: no cloud has a longer id, and the status that keeps the entries is bounded.
-const LONGEST_ENTRY: usize = 256;
+/// Bytes of an entry: no cloud has a longer id, and the status that keeps the entries is bounded.
+const LONGEST_ENTRY: usize = 128;
 
 /// Takes up what people want replaced at once: neither floor nor batch holds it, but it counts as in flight. Each entry
 /// is answered once, also one that nobody has: whoever gets that address later is left alone.
 pub fn evict(turn: &mut Turn<'_>) {
     let annotation = turn.obs.meta.annotations.get(names::EVICT).map_or("", String::as_str);
     let written = annotation.split(|c: char| c == ',' || c.is_whitespace()).filter(|e| !e.is_empty()).take(MOST_ENTRIES);
-    let (entries, too_long): (Vec<&str>, Vec<&str>) = written.partition(|e| e.chars().count() <= LONGEST_ENTRY);
+    let (entries, too_long): (Vec<&str>, Vec<&str>) = written.partition(|e| e.len() <= LONGEST_ENTRY);
     let skipped = too_long.first().map(|first| {
-        format!("{} entries of {} are longer than {LONGEST_ENTRY} characters and skipped, first {first:.64}", too_long.len(), names::EVICT)
+        format!("{} entries of {} are longer than {LONGEST_ENTRY} bytes and skipped, first {first:.64}", too_long.len(), names::EVICT)
     });
     turn.warn_once("EvictionSkipped", skipped);
     turn.evicted.retain(|e| entries.contains(&e.entry.as_str()));
@@ -27,12 +29,17 @@ pub fn evict(turn: &mut Turn<'_>) {
         if turn.evicted.iter().any(|e| e.entry == entry) {
             continue;
         }
-        let is_meant = |p: &&Proxy<'_>| p.stays() && (p.vm.id == entry || p.vm.address.is_some_and(|a| a.to_string() == entry));
+        let address: Option<IpAddr> = entry.parse().ok();
+        let is_meant = |p: &&Proxy<'_>| p.stays() && (p.vm.id == entry || (address.is_some() && p.vm.address == address));
         let Some(proxy) = turn.census.proxies.iter().find(is_meant).copied() else {
             turn.note(true, "EvictionUnknown", format!("{} has no proxy {entry:.64}; nothing is evicted", turn.wish.title()));
             turn.evicted.push(Evicted { entry: entry.into(), vm_id: None });
             continue;
         };
+        // It is answered when there is room for it.
+        if turn.is_full() && turn.flight(proxy.vm.marks.slot).is_none() {
+            continue;
+        }
         turn.evicted.push(Evicted { entry: entry.into(), vm_id: Some(proxy.vm.id.clone()) });
         turn.note(false, "Evicting", format!("{} of {} is replaced because a person wants it", proxy.called(), turn.wish.title()));
         let slot = proxy.vm.marks.slot;
@@ -175,6 +182,9 @@ pub fn adopt(turn: &mut Turn<'_>) {
         let epochs = turn.census.epochs(slot);
         let flight = turn.flight(slot).cloned();
         if flight.as_ref().is_some_and(|f| f.op == Op::Remove) {
+            continue;
+        }
+        if flight.is_none() && epochs.len() > 1 && turn.is_full() {
             continue;
         }
         let newest = epochs.last_key_value().map(|(_, p)| *p);

@@ -1,6 +1,8 @@
 //! What is said about a pool: the documented words, conditions, and when saying it is worth a write.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::api::conditions::{
@@ -13,10 +15,11 @@ use crate::cloud::{Class, marks};
 use crate::rollout::model::count;
 use crate::rollout::wish::SpecError;
 
+use super::budget::Budget;
 use super::census::{Proxy, Standing};
 use super::model::{Deferral, Memory, Note, Observation, Obstacle, Plan};
-use super::plan::{Turn, is_late};
-use super::renewal;
+use super::plan::{BUSY, Turn, is_late};
+use super::{renewal, sizing};
 
 /// Addresses that a list of the status holds; the REST API answers the whole.
 const MOST_ADDRESSES: usize = 500;
@@ -61,6 +64,7 @@ pub fn say(turn: &Turn<'_>) -> ProxyPoolStatus {
     said.selector = Some(format!("{}={}", marks::POOL, obs.meta.uid));
     said.duplicates_removed += number(turn.duplicates);
     said.epoch = turn.epoch();
+    said.known = turn.known();
     said.in_flight.clone_from(&turn.flights);
     said.evicted.clone_from(&turn.evicted);
     said.provider = Some(ProviderStatus {
@@ -84,13 +88,13 @@ fn count_words(said: &mut ProxyPoolStatus, turn: &Turn<'_>) {
     let waiting = || recycled(|f| f.phase == Step::Marked);
     let going = || recycled(|f| f.phase != Step::Marked);
     let addresses = |flights: &mut dyn Iterator<Item = &InFlight>| -> Vec<String> {
-        flights.filter_map(|f| f.address.clone()).take(MOST_ADDRESSES).collect()
+        flights.filter_map(|f| f.address.clone()).filter(|a| a.parse::<IpAddr>().is_ok()).take(MOST_ADDRESSES).collect()
     };
     said.healthy = count(serving());
     said.pending = count(proxies.iter().filter(|p| matches!(p.standing, Standing::Pending | Standing::Unknown)).filter(is_free));
     said.pending_recycle = count(waiting());
     said.recycling = count(going());
-    said.healthy_ips = serving().map(Proxy::called).take(MOST_ADDRESSES).collect();
+    said.healthy_ips = serving().filter_map(|p| p.vm.address).map(|a| a.to_string()).take(MOST_ADDRESSES).collect();
     said.pending_recycle_ips = addresses(&mut waiting());
     said.recycling_ips = addresses(&mut going());
     said.replicas = Some(count(turn.census.all()));
@@ -189,6 +193,7 @@ fn recycling(turn: &Turn<'_>) -> Vec<Said> {
             ("Window", next.map_or("no window ever opens".into(), |t| format!("the next window opens at {t}")))
         }
         Some(Deferral::Degraded) => ("Degraded", "a replacement has missed its startupTimeout".into()),
+        Some(Deferral::Obstacle) if turn.brakes() => ("Brake", "no replacement is made while RunawayBrake is True".into()),
         Some(Deferral::Obstacle) => ("Obstacle", "the cloud would make no replacement now".into()),
         Some(Deferral::Probes) => ("Probes", "the probes are not trusted".into()),
         None => ("Waiting", "the list of the cloud is not new enough".into()),
@@ -248,7 +253,29 @@ fn adjusted(turn: &Turn<'_>) -> Told {
 }
 
 fn braked(turn: &Turn<'_>) -> Told {
+    if let Some(missing) = turn.missing {
+        let (meta, secret) = (&turn.obs.meta, turn.wish.credentials.as_deref().unwrap_or_default());
+        let message = format!(
+            "the cloud lists none of the {missing} proxies that were there, and none of them was deleted from here: is Secret {secret} that of another account? Nothing is done until they are listed again. If they are gone for good: kubectl -n {} annotate proxypool {} {}={} --overwrite",
+            meta.namespace,
+            meta.name,
+            crate::api::names::GONE,
+            turn.obs.status.epoch
+        );
+        return Some((Answer::True, "NoneListed", message));
+    }
     let surplus = turn.surplus();
+    let odd: Vec<&str> = turn.census.unreadable.iter().filter(|p| p.stays()).map(|p| p.vm.id.as_str()).collect();
+    if !odd.is_empty() && (surplus > 0 || (sizing::is_short(turn) && !turn.has_room())) {
+        let (all, cap) = (turn.census.all().count(), turn.budget.cap);
+        let message = format!(
+            "{} of {all} proxies cannot be told by their marks and take the room of others, maxScaling is {cap}; restore their {}* tags, delete them at the provider, or raise maxScaling: {:.300}",
+            odd.len(),
+            marks::PREFIX,
+            odd.join(", ")
+        );
+        return Some((Answer::True, "Unreadable", message));
+    }
     if surplus > 0 {
         let cap = turn.budget.cap;
         let message = format!("{surplus} proxies exist above maxScaling {cap}; none is created until they are gone");
@@ -277,7 +304,8 @@ fn feasible(turn: &Turn<'_>) -> Told {
     let measured = turn.plan.memory.replacement_took;
     let took = Duration::from_secs(measured.unwrap_or(turn.wish.health.startup_timeout / 2).as_secs());
     let needed = turn.budget.renewal(turn.wish, took);
-    let numbers = format!(
+    let mut fits = needed <= limit;
+    let mut numbers = format!(
         "{} proxies, {} at once, {} per replacement{}: {} of an ageLimit of {}",
         turn.wish.min_scaling,
         turn.budget.width(turn.wish),
@@ -286,7 +314,16 @@ fn feasible(turn: &Turn<'_>) -> Told {
         duration::print(needed),
         duration::print(limit)
     );
-    Some(if needed <= limit { (Answer::True, "Fits", numbers) } else { (Answer::False, "TooSlow", numbers) })
+    if let Some(requests) = turn.obs.requests {
+        let asking = Budget::asking(turn.wish, requests, BUSY);
+        fits &= asking.is_some_and(|time| time <= limit);
+        let lists = Budget::listing(turn.wish, requests, BUSY);
+        let time =
+            asking.map_or("nothing is left".into(), |time| format!("{} is needed", duration::print(Duration::from_secs(time.as_secs()))));
+        // Writing to a String does not fail.
+        let _ = write!(numbers, "; of {:.1} requests a second lists take {lists:.1}, for the rest {time}", requests.per_second);
+    }
+    Some(if fits { (Answer::True, "Fits", numbers) } else { (Answer::False, "TooSlow", numbers) })
 }
 
 fn met(turn: &Turn<'_>, obstacle: Obstacle, reason: &'static str) -> Told {
@@ -299,8 +336,8 @@ fn limited(turn: &Turn<'_>) -> Told {
     Some((Answer::True, "Throttled", format!("nothing is asked of the cloud until {until}")))
 }
 
-/// Conditions that people should hear about when they turn to that answer.
-const ALARMS: [(&str, Answer); 10] = [
+/// Conditions that people should hear about when they turn to that answer. Of a list that failed they hear in any case.
+const ALARMS: [(&str, Answer); 9] = [
     (CONFIG_ADJUSTED, Answer::True),
     (RUNAWAY_BRAKE, Answer::True),
     (DEGRADED, Answer::True),
@@ -309,7 +346,6 @@ const ALARMS: [(&str, Answer); 10] = [
     (PROBE_TRUSTED, Answer::False),
     (ROTATION_FEASIBLE, Answer::False),
     (CREDENTIALS_VALID, Answer::False),
-    (PROVIDER_REACHABLE, Answer::False),
     (STALLED, Answer::True),
 ];
 

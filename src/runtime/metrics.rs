@@ -8,9 +8,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::api::State;
 use crate::api::rolling_update::Verdict;
+use crate::api::{ProxyPoolStatus, State};
+use crate::cloud::Error;
 use crate::cluster::SharedIndex;
+use crate::cluster::facts::Key;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
@@ -31,6 +33,51 @@ struct ReadLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    namespace: String,
+    pool: String,
+    provider: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    provider: &'static str,
+    verb: &'static str,
+    result: &'static str,
+}
+
+/// What is shown of one pool.
+pub struct PoolFigures<'a> {
+    /// Whose.
+    pub key: &'a Key,
+    /// As in `status.provider.name`.
+    pub provider: &'static str,
+    /// What was said last.
+    pub status: &'a ProxyPoolStatus,
+    /// minScaling.
+    pub wanted: u32,
+    /// Requests left in the cloud's window, if it says so.
+    pub rate_remaining: Option<u32>,
+}
+
+type Figure = (&'static str, &'static str, fn(&PoolFigures<'_>) -> Option<i64>);
+
+/// Gauges by namespace, pool and provider; one that is not known is not shown.
+const POOL_GAUGES: [Figure; 11] = [
+    ("pool_wanted", "Proxies that a pool wants", |f| Some(f.wanted.into())),
+    ("pool_existing", "Proxies that exist", |f| f.status.replicas.map(Into::into)),
+    ("pool_healthy", "Proxies that serve, aged ones included until their turn", |f| Some(f.status.healthy.into())),
+    ("pool_pending", "Proxies created and not healthy yet", |f| Some(f.status.pending.into())),
+    ("pool_pending_recycle", "Proxies marked for recycling and still there", |f| Some(f.status.pending_recycle.into())),
+    ("pool_recycling", "Proxies being deleted, or waiting for their replacement", |f| Some(f.status.recycling.into())),
+    ("pool_aged", "Proxies past their age limit", |f| Some(f.status.aged.into())),
+    ("pool_unhealthy", "Proxies whose probes fail, or that do not run", |f| Some(f.status.unhealthy.into())),
+    ("pool_floor", "Proxies that must stay available", |f| f.status.effective_min_available.map(Into::into)),
+    ("pool_rate_remaining", "Requests left in the provider's window", |f| f.rate_remaining.map(Into::into)),
+    ("pool_duplicates_removed", "Second proxies of one place removed in the pool's life", |f| Some(f.status.duplicates_removed.into())),
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerdictLabels {
     verdict: &'static str,
 }
@@ -45,6 +92,8 @@ pub struct Metrics {
     updates: Family<StateLabels, Gauge>,
     reads: Family<ReadLabels, Counter>,
     verdicts: Family<VerdictLabels, Gauge>,
+    pools: [Family<PoolLabels, Gauge>; POOL_GAUGES.len()],
+    calls: Family<CallLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -58,6 +107,8 @@ impl Default for Metrics {
             updates: <_>::default(),
             reads: <_>::default(),
             verdicts: <_>::default(),
+            pools: <_>::default(),
+            calls: <_>::default(),
         };
         registry.register("api_writes", "Mutating requests sent to the API server", metrics.writes.clone());
         registry.register("decisions", "Decisions made", metrics.decisions.clone());
@@ -65,6 +116,10 @@ impl Default for Metrics {
         registry.register("rolling_updates", "RollingUpdates by state", metrics.updates.clone());
         registry.register("metric_reads", "Pages of pods and answers of a Prometheus, by how reading them went", metrics.reads.clone());
         registry.register("verdicts", "RollingUpdates that shift traffic, by their present verdict", metrics.verdicts.clone());
+        for ((name, help, _), family) in POOL_GAUGES.into_iter().zip(&metrics.pools) {
+            registry.register(name, help, family.clone());
+        }
+        registry.register("cloud_calls", "Calls to the providers of pools, by how they went", metrics.calls.clone());
         Self { registry: Arc::new(registry), ..metrics }
     }
 }
@@ -88,6 +143,39 @@ impl Metrics {
     /// Says whether this process leads.
     pub fn leads(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+        if !leads {
+            // Whoever leads now shows them.
+            self.pools.iter().for_each(Family::clear);
+        }
+    }
+
+    /// Counts a call to a provider; one that is held back to stay within its limit is `throttled` as well.
+    pub fn called<T>(&self, provider: &'static str, verb: &'static str, answer: &Result<T, Error>) {
+        let result = answer.as_ref().map_or_else(|error| error.class.word(), |_| "ok");
+        self.calls.get_or_create(&CallLabels { provider, verb, result }).inc();
+    }
+
+    /// Shows how a pool is.
+    pub fn pool(&self, figures: &PoolFigures<'_>) {
+        let labels = PoolLabels { namespace: figures.key.namespace.clone(), pool: figures.key.name.clone(), provider: figures.provider };
+        for ((_, _, figure), family) in POOL_GAUGES.iter().zip(&self.pools) {
+            match figure(figures) {
+                Some(n) => {
+                    family.get_or_create(&labels).set(n);
+                }
+                None => {
+                    family.remove(&labels);
+                }
+            }
+        }
+    }
+
+    /// Shows nothing more of a pool that is gone.
+    pub fn forget_pool(&self, key: &Key, provider: &'static str) {
+        let labels = PoolLabels { namespace: key.namespace.clone(), pool: key.name.clone(), provider };
+        for family in &self.pools {
+            family.remove(&labels);
+        }
     }
 
     /// The exposition in OpenMetrics text.
@@ -111,5 +199,61 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::Class;
+
+    fn shown(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.text(&SharedIndex::default());
+        text.lines().filter(|l| l.starts_with("aether_pool_") || l.starts_with("aether_cloud_")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_pool_is_shown_as_it_is_until_it_is_gone() {
+        let metrics = Metrics::default();
+        let (key, other) = (Key::new("shop", "p"), Key::new("shop", "q"));
+        let status = ProxyPoolStatus {
+            healthy: 4,
+            aged: 2,
+            replicas: Some(6),
+            effective_min_available: Some(3),
+            duplicates_removed: 7,
+            ..ProxyPoolStatus::default()
+        };
+        let figures = PoolFigures { key: &key, provider: "hetzner", status: &status, wanted: 5, rate_remaining: Some(99) };
+        metrics.pool(&figures);
+        metrics.pool(&PoolFigures { key: &other, ..figures });
+        let labels = r#"{namespace="shop",pool="p",provider="hetzner"}"#;
+        let one: Vec<String> = shown(&metrics).into_iter().filter(|l| l.contains(labels)).collect();
+        let wanted =
+            [("healthy", 4), ("aged", 2), ("existing", 6), ("wanted", 5), ("floor", 3), ("rate_remaining", 99), ("duplicates_removed", 7)];
+        for (name, n) in wanted {
+            assert!(one.contains(&format!("aether_pool_{name}{labels} {n}")), "{name}: {one:#?}");
+        }
+        assert_eq!((one.len(), shown(&metrics).len()), (POOL_GAUGES.len(), 2 * POOL_GAUGES.len()));
+        // A cloud that does not say what is left shows nothing rather than an old figure.
+        metrics.pool(&PoolFigures { key: &key, provider: "hetzner", status: &status, wanted: 5, rate_remaining: None });
+        assert_eq!(shown(&metrics).len(), 2 * POOL_GAUGES.len() - 1);
+        metrics.forget_pool(&key, "hetzner");
+        assert_eq!(shown(&metrics).len(), POOL_GAUGES.len());
+        metrics.leads(false);
+        assert_eq!(shown(&metrics), [""; 0]);
+    }
+
+    #[test]
+    fn calls_are_counted_by_how_they_went_and_say_nothing_else() {
+        let metrics = Metrics::default();
+        let failed = |class| Err::<(), _>(Error { class, message: "canary-token".into() });
+        for answer in [Ok(()), Ok(()), failed(Class::Throttled(None)), failed(Class::Unknown)] {
+            metrics.called("vultr", "create", &answer);
+        }
+        let line = |result: &str, n: u32| format!(r#"aether_cloud_calls_total{{provider="vultr",verb="create",result="{result}"}} {n}"#);
+        let mut lines = shown(&metrics);
+        lines.sort();
+        assert_eq!(lines, [line("ok", 2), line("throttled", 1), line("unknown", 1)]);
     }
 }

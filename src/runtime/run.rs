@@ -66,7 +66,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     let publisher = Publisher::new(client.clone(), &settings.identity);
     let pools = Pools::new(client.clone(), leadership.clone());
     let accounts = Accounts::new(client.clone(), settings.cloud_addresses.clone(), settings.cloud_settle)?;
-    let keeper = Keeper::new(pools, publisher.clone(), accounts, &settings.namespace, settings.pool_defaults);
+    let keeper = Keeper::new(pools, publisher.clone(), accounts, metrics.clone(), &settings.namespace, settings.pool_defaults);
     let measurer = Measurer::new(index.clone(), Scraper::new(Limits::default())?, news, metrics.clone());
     let context = Context {
         writer: Writer::new(client.clone(), index.clone(), leadership, metrics.clone()),

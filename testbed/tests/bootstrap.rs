@@ -152,7 +152,7 @@ async fn lets_in(ground: &Ground) -> anyhow::Result<()> {
         let code = code(address, &request, password).await?;
         ensure!(code == expected, "{request} as {password:?}: {code}, not {expected}");
     }
-    let how = |login| Probing { port: PORT, login, timeout: LIMIT, targets: Vec::new(), at_once: 1 };
+    let how = |login| Probing { login, timeout: LIMIT, targets: Vec::new(), at_once: 1 };
     let socket = SocketAddr::from((address, PORT));
     let found = probe(socket, &how(login("right-right"))).await;
     ensure!(found == Finding::Alive { connections: Some(0) }, "the probe finds {found:?}");
@@ -195,7 +195,6 @@ async fn reaches(ground: &Ground) -> anyhow::Result<()> {
     }
     // The proxy itself is as alive as before.
     let how = Probing {
-        port: PORT,
         login: login("right-right"),
         timeout: LIMIT,
         targets: [PAGE, METADATA].iter().filter_map(|to| Target::parse(&format!("http://{to}/"))).collect(),

@@ -6,7 +6,7 @@ use aether_operator::pool::model::{Deed, Health, Listed, Observation, Plan, Repl
 use serde_json::json;
 
 use super::cloud::Ways;
-use super::scenario::{Act, Faults, Scenario};
+use super::scenario::{Act, Faults, Scenario, elsewhere};
 use super::world::World;
 
 /// What is done wrong.
@@ -32,6 +32,7 @@ pub enum Bug {
     GoneWithoutItsProxies,
     DeletionTakenForDone,
     StoppedIsServing,
+    KnownIsForgotten,
 }
 
 use Bug::*;
@@ -76,6 +77,7 @@ impl Bug {
             }
             UnsettledListIsGood => obs.capabilities.settle_seconds = 0,
             EvictionForgotten => obs.status.evicted.clear(),
+            KnownIsForgotten => obs.status.known = 0,
             DeletionTakenForDone => {
                 let marked: Vec<String> = obs.status.in_flight.iter().filter_map(|f| f.replaces.clone()).collect();
                 listed(obs, &|l| l.vms.retain(|vm| !marked.contains(&vm.id)));
@@ -179,11 +181,19 @@ fn one_stops() -> Scenario {
     example().with(&floor).then(3500, Act::Stop(4))
 }
 
+fn another_account() -> Scenario {
+    example().with(&elsewhere()).then(900, Act::Switched(true)).then(1800, Act::Switched(false))
+}
+
+fn deleted_elsewhere() -> Scenario {
+    example().with(&elsewhere()).then(900, Act::Switched(true)).then(900, Act::Delete).then(1800, Act::Switched(false))
+}
+
 /// A bug, the rule that catches it, and the scenario in which it does.
 type Planted = (Bug, &'static str, fn() -> Scenario);
 
 /// All of them.
-pub const TABLE: [Planted; 18] = [
+pub const TABLE: [Planted; 20] = [
     (AgedIsNotAvailable, "progress", example),
     (SlotFreedByTheDelete, "I2", slow_to_go),
     (FailedListIsEmpty, "I4", lists_fail),
@@ -202,6 +212,8 @@ pub const TABLE: [Planted; 18] = [
     (GoneWithoutItsProxies, "I10", deleted),
     (DeletionTakenForDone, "I3", slow_to_go),
     (StoppedIsServing, "I1", one_stops),
+    (KnownIsForgotten, "account", another_account),
+    (KnownIsForgotten, "I10", deleted_elsewhere),
 ];
 
 /// Each of them, which goes well without its bug.

@@ -73,6 +73,8 @@ pub struct Cloud {
     pub broken: bool,
     pub no_capacity: bool,
     pub throttled: bool,
+    /// The credentials are those of another account, which has nothing of the pool.
+    pub switched: bool,
     past: VecDeque<(Time, Vec<Vm>)>,
     late: Vec<(Time, String, Marks)>,
     next: u32,
@@ -94,6 +96,7 @@ impl Cloud {
             broken: false,
             no_capacity: false,
             throttled: false,
+            switched: false,
             past: VecDeque::new(),
             late: Vec::new(),
             next: 1,
@@ -162,6 +165,9 @@ impl Cloud {
         self.calls += 1;
         if self.throttled {
             return Err(error(Class::Throttled(Some(Duration::from_secs(20)))));
+        }
+        if self.switched {
+            return Ok(Vec::new());
         }
         let from = now - secs(rng.below(self.ways.lag + 1));
         let shown = self.past.iter().rev().find(|(at, _)| *at <= from).or_else(|| self.past.front());

@@ -3,6 +3,7 @@
 
 mod bugs;
 mod cloud;
+mod large;
 mod operator;
 #[path = "../model/rng.rs"]
 mod rng;
@@ -15,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rstest::rstest;
-use scenario::{Act, Scenario};
+use scenario::{Act, Scenario, elsewhere};
 use serde_json::json;
 use world::{World, run};
 
@@ -83,6 +84,28 @@ fn small_pools_rotate_too(#[case] spec: serde_json::Value, #[case] fewest: usize
 #[case::orphaned(json!({"deletionPolicy": "Orphan"}))]
 fn sizes_change(#[case] spec: serde_json::Value) {
     play(&Scenario { calm: 1000, ..Scenario::new("another size") }.then(600, Act::Spec(spec)));
+}
+
+/// The list of another account: nobody is made a second time or forgotten.
+#[test]
+fn with_another_accounts_secret_nothing_is_done_until_the_right_one_is_back() {
+    let scenario = Scenario { calm: 2600, ..Scenario::new("another account") }.with(&elsewhere());
+    let world = play(&scenario.then(900, Act::Switched(true)).then(2500, Act::Switched(false)));
+    assert_eq!((world.status.epoch, world.status.known, world.status.duplicates_removed), (5, 5, 0));
+    assert!(world.notes.iter().any(|n| n.starts_with("the cloud lists none of the 5 proxies that were there")), "{:#?}", world.notes);
+}
+
+/// All are gone indeed: nothing is made until a person has said so, and then all of them.
+#[test]
+fn what_has_really_vanished_is_made_again_when_a_person_says_so() {
+    let scenario = Scenario { calm: 2600, ..Scenario::new("all vanish") }.with(&elsewhere());
+    let world = play(&scenario.then(900, Act::AllVanish));
+    let made = world.cloud.of("uid").map(|r| r.made).min().unwrap();
+    assert!(made - world.start >= chrono::TimeDelta::seconds(2600), "{made}");
+    assert_eq!((world.status.epoch, world.status.known), (10, 5));
+    // A cloud that the spec names needs nobody to say anything.
+    let world = play(&Scenario { calm: 2600, ..Scenario::new("all vanish") }.then(900, Act::AllVanish));
+    assert!(world.cloud.of("uid").map(|r| r.made).min().unwrap() - world.start < chrono::TimeDelta::seconds(1000));
 }
 
 #[test]

@@ -29,6 +29,10 @@ pub enum Act {
     NoCapacity(bool),
     Throttled(bool),
     Quota(usize),
+    /// The Secret is that of another account, or the right one again.
+    Switched(bool),
+    /// All VMs are gone at once.
+    AllVanish,
 }
 
 /// How often what fails, in percent.
@@ -78,6 +82,11 @@ impl Scenario {
     }
 }
 
+/// A cloud whose accounts only the Secret tells apart.
+pub fn elsewhere() -> Value {
+    json!({"kubernetes": null, "digitalocean": {"region": "lon1"}, "credentialsSecretRef": {"name": "token"}})
+}
+
 /// A world from a seed.
 pub fn random(seed: u64) -> Scenario {
     let mut rng = Rng::new(seed ^ 0x0900_15EED);
@@ -108,7 +117,6 @@ pub fn random(seed: u64) -> Scenario {
         "rolling": {"enabled": enabled, "minAvailable": rng.below(min + 2), "batchSize": batch},
     }));
     world.calm = age * 60 + 600 + rng.below(900);
-    world.patience = age * 60 * 2 + 3600;
     let often = rng.pick(&[0, 3, 10, 25]);
     let mut some = |likely: u64| if rng.percent(likely) { often } else { 0 };
     world.faults = Faults {
@@ -120,47 +128,40 @@ pub fn random(seed: u64) -> Scenario {
         conflict: some(30),
         probe: some(30) / 2,
     };
+    let mut oldest = age;
     for _ in 0..rng.below(6) {
         let at = rng.below(world.calm);
         let last = world.calm - 1;
-        let act = match rng.below(15) {
+        // What begins ends, and after it has begun, also where both are at the last moment.
+        let lasts = |seconds: u64| last.min(at + seconds);
+        let (act, end) = match rng.below(15) {
             0 => {
                 let wants = rng.below(7);
-                Act::Spec(json!({"minScaling": wants, "maxScaling": wants + rng.below(3)}))
+                // The larger pool must be renewable within its age limit as well.
+                oldest = oldest.max(wants * 8);
+                let spec = json!({"minScaling": wants, "maxScaling": wants + rng.below(3), "ageLimit": format!("{oldest}m")});
+                (Act::Spec(spec), None)
             }
-            1 | 2 => Act::Drift,
-            3 => {
-                world = world.then(last.min(at + 900), Act::Broken(false));
-                Act::Broken(true)
-            }
-            4 => Act::Evict(rng.percent(80)),
-            5 => Act::Delete,
-            6 => Act::Vanish(rng.next()),
-            7 => Act::Stop(rng.next()),
-            8 => Act::Hang(rng.next()),
-            9 => Act::Duplicate(rng.next()),
-            10 => {
-                world = world.then(last.min(at + 400), Act::Outage(false, Some(true)));
-                Act::Outage(true, rng.pick(&[Some(false), Some(true), None]))
-            }
-            11 => {
-                world = world.then(last.min(at + 400), Act::NoCapacity(false));
-                Act::NoCapacity(true)
-            }
-            12 => {
-                world = world.then(last.min(at + 200), Act::Throttled(false));
-                Act::Throttled(true)
-            }
-            13 => {
-                world = world.then(last.min(at + 600), Act::Quota(1000));
-                Act::Quota(usize::try_from(rng.below(8)).unwrap())
-            }
-            _ => {
-                world = world.then(last.min(at + 300), Act::Spec(json!({"paused": false})));
-                Act::Spec(json!({"paused": true}))
-            }
+            1 | 2 => (Act::Drift, None),
+            3 => (Act::Broken(true), Some((lasts(900), Act::Broken(false)))),
+            4 => (Act::Evict(rng.percent(80)), None),
+            5 => (Act::Delete, None),
+            6 => (Act::Vanish(rng.next()), None),
+            7 => (Act::Stop(rng.next()), None),
+            8 => (Act::Hang(rng.next()), None),
+            9 => (Act::Duplicate(rng.next()), None),
+            10 => (Act::Outage(true, rng.pick(&[Some(false), Some(true), None])), Some((lasts(400), Act::Outage(false, Some(true))))),
+            11 => (Act::NoCapacity(true), Some((lasts(400), Act::NoCapacity(false)))),
+            12 => (Act::Throttled(true), Some((lasts(200), Act::Throttled(false)))),
+            13 => (Act::Quota(usize::try_from(rng.below(8)).unwrap()), Some((lasts(600), Act::Quota(1000)))),
+            _ => (Act::Spec(json!({"paused": true})), Some((lasts(300), Act::Spec(json!({"paused": false}))))),
         };
-        world = world.then(at, act);
+        world.script.push((at, act));
+        world.script.extend(end);
+    }
+    world.patience = oldest * 60 * 2 + 3600;
+    if seed % 2 == 1 {
+        world = world.with(&elsewhere());
     }
     world.script.sort_by_key(|(at, _)| *at);
     world

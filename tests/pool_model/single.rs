@@ -4,13 +4,13 @@ use aether_operator::api::proxy_pool::{DeletionPolicy, Op, ProxyPoolSpec, Step};
 use aether_operator::api::{ProxyPoolStatus, Time, names};
 use aether_operator::cloud::{Capabilities, Class, Error, Marks, Phase, Rate, Vm};
 use aether_operator::cluster::facts::Meta;
-use aether_operator::pool::model::{Deed, Health, Listed, Memory, Observation, Plan};
+use aether_operator::pool::model::{Deed, Health, Listed, Memory, Observation, Plan, Requests, listens_at, template};
 use aether_operator::pool::plan::plan;
 use aether_operator::pool::wish::{Defaults, Wish};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-fn now() -> Time {
+pub fn now() -> Time {
     "2026-01-01T12:00:00Z".parse().unwrap()
 }
 
@@ -23,7 +23,7 @@ fn vm(slot: u32, epoch: u32, minutes: i64) -> Vm {
 }
 
 /// Three healthy young proxies, with that change of the spec.
-fn pool(change: &Value) -> Observation {
+pub fn pool(change: &Value) -> Observation {
     let mut spec = json!({
         "minScaling": 3, "ageLimit": "1h", "digitalocean": {"region": "lon1"}, "credentialsSecretRef": {"name": "t"},
         "instance": "default", "proxy": {"authSecretRef": {"name": "p"}}, "rolling": {"minAvailable": 2, "batchSize": 2},
@@ -42,18 +42,19 @@ fn pool(change: &Value) -> Observation {
         direct: None,
         capabilities: Capabilities { idempotent_create: false, unique_names: false, settle_seconds: 30 },
         rate: Rate::default(),
+        requests: None,
     };
     lists(&mut obs, vec![vm(0, 1, 20), vm(1, 2, 20), vm(2, 3, 20)]);
     obs
 }
 
 /// The list shows these, all healthy.
-fn lists(obs: &mut Observation, vms: Vec<Vm>) {
+pub fn lists(obs: &mut Observation, vms: Vec<Vm>) {
     obs.health = vms.iter().map(|v| (v.id.clone(), Health::Healthy)).collect();
     obs.list = Some(Listed { at: now(), vms });
 }
 
-fn memory() -> Memory {
+pub fn memory() -> Memory {
     Memory { last_mutation: Some(now() - chrono::TimeDelta::hours(1)), ..Memory::default() }
 }
 
@@ -61,11 +62,15 @@ fn decide(obs: &Observation) -> Plan {
     plan(obs, &memory(), now())
 }
 
-fn deleted(plan: &Plan) -> Vec<&str> {
+pub fn plan_with(obs: &Observation, memory: &Memory) -> Plan {
+    plan(obs, memory, now())
+}
+
+pub fn deleted(plan: &Plan) -> Vec<&str> {
     plan.actions.iter().filter_map(|a| if let Deed::Delete { id, .. } = &a.deed { Some(id.as_str()) } else { None }).collect()
 }
 
-fn created(plan: &Plan) -> usize {
+pub fn created(plan: &Plan) -> usize {
     plan.actions.iter().filter(|a| matches!(a.deed, Deed::Create(_))).count()
 }
 
@@ -358,4 +363,143 @@ fn what_is_published_stays_until_all_have_been_asked() {
     obs.health.clear();
     obs.meta.deleting = true;
     assert_eq!(decide(&obs).serving.map(|s| s.len()), Some(0));
+}
+
+/// An edit of the port, say: what runs goes on listening at the old one.
+#[test]
+fn an_edited_port_is_rolled_out_and_each_is_asked_and_published_where_it_listens() {
+    let mut obs = pool(&json!({"proxy": {"port": 9000}}));
+    let mut vms = vec![vm(0, 1, 20), vm(1, 2, 20), vm(2, 3, 20)];
+    vms[1].marks.template = template("before", 3128);
+    vms[2].marks.template = template("before", 3128);
+    obs.template = template("after", 9000);
+    vms[0].marks.template.clone_from(&obs.template);
+    lists(&mut obs, vms);
+    let ports = |plan: &Plan| plan.serving.as_ref().unwrap().iter().map(std::net::SocketAddr::port).collect::<Vec<_>>();
+    let first = decide(&obs);
+    // The floor is 2: one at a time, and the other still where it is.
+    assert_eq!((deleted(&first), ports(&first)), (vec!["vm-1-2"], vec![9000, 3128]));
+    assert_eq!(listens_at(&obs.list.as_ref().unwrap().vms[1], 9000), "10.0.1.2:3128".parse().ok());
+    // What was made before ports were on record, and what has no address yet.
+    assert_eq!(listens_at(&vm(0, 1, 1), 9000), "10.0.0.1:9000".parse().ok());
+    assert_eq!(listens_at(&Vm { address: None, ..vm(0, 1, 1) }, 9000), None);
+}
+
+/// Five were there, and the list is empty.
+#[rstest]
+#[case::another_account(json!({}), 5, None, true)]
+#[case::one_may_be_gone(json!({}), 1, None, false)]
+#[case::a_person_says_so(json!({}), 5, Some("3"), false)]
+#[case::of_others(json!({}), 5, Some("2"), true)]
+#[case::the_spec_names_the_account(json!({"digitalocean": null, "gcp": {"project": "p", "zone": "z"}}), 5, None, false)]
+fn a_list_without_any_of_them_is_taken_for_another_accounts(
+    #[case] spec: Value,
+    #[case] known: i32,
+    #[case] told: Option<&str>,
+    #[case] brakes: bool,
+) {
+    let mut obs = pool(&spec);
+    obs.status.known = known;
+    if let Some(epoch) = told {
+        obs.meta.annotations.insert(names::GONE.into(), epoch.into());
+    }
+    lists(&mut obs, vec![]);
+    let plan = decide(&obs);
+    let status = plan.status.as_ref().unwrap();
+    let said = status.conditions.iter().find(|c| c.type_ == "RunawayBrake").map(|c| c.message.as_str()).unwrap_or_default();
+    assert_eq!((created(&plan) == 0, plan.serving.is_none(), said.contains("aether.dev/gone=3")), (brakes, brakes, brakes), "{said}");
+    assert_eq!((status.known, said.contains("none of the 5 ") && said.contains("Secret t ")), if brakes { (5, true) } else { (0, false) });
+    // Nor is it let go of.
+    obs.meta.deleting = true;
+    let memory = Memory { empty_since: Some(now() - chrono::TimeDelta::seconds(10)), ..memory() };
+    assert_eq!(deeds(&plan_with(&obs, &memory)).contains(&&Deed::Release), !brakes);
+}
+
+#[test]
+fn what_is_deleted_from_here_is_not_missed() {
+    let mut obs = pool(&json!({"minScaling": 0}));
+    let first = decide(&obs);
+    assert_eq!((deleted(&first).len(), first.status.as_ref().unwrap().known), (2, 1));
+    // A list that has not settled raises nothing.
+    obs.status = first.status.unwrap();
+    let unsettled = Memory { last_mutation: Some(now() - chrono::TimeDelta::seconds(5)), ..Memory::default() };
+    obs.status.in_flight.clear();
+    assert_eq!(plan(&obs, &unsettled, now()).status.map_or(obs.status.known, |s| s.known), 1);
+    obs.list = None;
+    assert_eq!(decide(&obs).status.map_or(obs.status.known, |s| s.known), 1);
+}
+
+/// In a full pool, whether it lacks a place or has one too many: the brake says which VM it is, and the ways out.
+#[rstest]
+#[case::takes_a_place(2, 3, true)]
+#[case::comes_on_top(3, 3, true)]
+#[case::there_is_room_for_all(2, 4, false)]
+fn an_unreadable_vm_that_takes_anothers_room_is_named(#[case] readable: usize, #[case] most: u32, #[case] brakes: bool) {
+    let mut obs = pool(&json!({"maxScaling": most}));
+    let mut odd = vm(9, 9, 300);
+    odd.marks = Marks::unreadable("uid", odd.marks.born);
+    let mut vms = vec![vm(0, 1, 70), vm(1, 2, 20), vm(2, 3, 20)];
+    vms.truncate(readable);
+    lists(&mut obs, [vms, vec![odd]].concat());
+    let plan = decide(&obs);
+    let conditions = &plan.status.as_ref().unwrap().conditions;
+    let said = conditions.iter().find(|c| c.type_ == "RunawayBrake").map(|c| c.message.clone()).unwrap_or_default();
+    let parts = ["vm-9-9", "maxScaling", "aether-*", "delete them at the provider"];
+    assert_eq!(parts.map(|part| said.contains(part)), [brakes; 4], "{said}");
+    assert_eq!(created(&plan) == 0, brakes);
+}
+
+#[test]
+fn each_reason_why_there_is_no_list_is_told_once_and_its_end() {
+    let mut obs = pool(&json!({}));
+    let mut memory = memory();
+    let failed = |class, message: &str| Some(Error { class, message: message.into() });
+    let told: Vec<Vec<String>> = [
+        failed(Class::Transient, "one"),
+        failed(Class::Transient, "one"),
+        failed(Class::Transient, "two"),
+        failed(Class::Auth, "three"),
+        failed(Class::Auth, "three"),
+        None,
+        None,
+        failed(Class::Transient, "one"),
+    ]
+    .into_iter()
+    .map(|error| {
+        obs.list_error = error;
+        let plan = plan_with(&obs, &memory);
+        memory = plan.memory;
+        obs.status = plan.status.unwrap_or(obs.status.clone());
+        plan.notes.into_iter().filter(|n| ["ListFailed", "Listed", "ProviderReachable"].contains(&n.reason)).map(|n| n.message).collect()
+    })
+    .collect();
+    let line = |text: &str| vec![format!("the proxies of digitalocean/default {text}")];
+    let expected = [
+        line("cannot be listed: temporarily failed: one"),
+        vec![],
+        line("cannot be listed: temporarily failed: two"),
+        line("cannot be listed: credentials refused: three"),
+        vec![],
+        line("are listed again"),
+        vec![],
+        line("cannot be listed: temporarily failed: one"),
+    ];
+    assert_eq!(told, expected);
+}
+
+/// Large enough a batch, and yet not in time: the cloud does not take so many requests.
+#[rstest]
+#[case::not_known(None, "True", "1000 proxies, 250 at once, 1m30s per replacement: 6m of an ageLimit of 1h")]
+#[case::enough(Some(5.0), "True", "of 5.0 requests a second lists take 2.1, for the rest 11m29s is needed")]
+#[case::too_few(Some(2.5), "False", "of 2.5 requests a second lists take 2.1, for the rest 1h23m20s is needed")]
+#[case::none_left(Some(1.0), "False", "of 1.0 requests a second lists take 2.1, for the rest nothing is left")]
+fn a_rotation_that_the_rate_limit_does_not_allow_is_told(#[case] per_second: Option<f64>, #[case] feasible: &str, #[case] numbers: &str) {
+    let mut obs = pool(&json!({"minScaling": 1000, "rolling": {"minAvailable": 0, "batchSize": 1000}}));
+    obs.requests = per_second.map(|per_second| Requests { burst: 100.0, per_second, page: 50 });
+    let memory = Memory { replacement_took: Some(std::time::Duration::from_secs(90)), ..memory() };
+    let plan = plan_with(&obs, &memory);
+    let conditions = &plan.status.as_ref().unwrap().conditions;
+    let said = conditions.iter().find(|c| c.type_ == "RotationFeasible").unwrap();
+    assert_eq!(said.status, feasible, "{}", said.message);
+    assert!(said.message.ends_with(numbers), "{}", said.message);
 }

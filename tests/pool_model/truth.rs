@@ -43,6 +43,9 @@ impl World {
         if marks.pool != self.meta.uid {
             return broken("I11", format!("created with the marks of {}", marks.pool));
         }
+        if self.cloud.switched {
+            return broken("account", format!("slot {} is made in another account", marks.slot));
+        }
         if !self.status.in_flight.iter().any(|f| f.nonce == marks.nonce && f.slot == marks.slot && f.epoch == marks.epoch) {
             return broken("I6", format!("create of slot {} epoch {} without its intent on record", marks.slot, marks.epoch));
         }
@@ -91,16 +94,17 @@ impl World {
         }
         let (wish, probed) = (self.wish(), self.process.probes.get(id).copied().unwrap_or_default());
         let is_late = self.now - real.vm.marks.born >= chrono::TimeDelta::from_std(wish.health.startup_timeout).unwrap();
-        let is_mute = is_late && !real.planted && (real.vm.address.is_none() || real.vm.phase == Phase::Starting);
+        let is_mute = is_late && (real.vm.address.is_none() || real.vm.phase == Phase::Starting);
         let fails = probed.failures >= wish.health.failure_threshold && (probed.was_healthy || is_late);
         if real.stopped {
             return Ok(());
         }
         let is_flown = self.status.in_flight.iter().any(|f| f.op != Op::Fill && f.replaces.as_deref() == Some(id));
         if is_mute || fails {
-            // One that was marked for recycling and fails since may go for either reason.
+            // A second one may go for either reason, as may one that was marked for recycling and fails since. How old a
+            // second one really is nobody can see: by its marks it is as late as the first.
             let by_health = self.judge_health_delete(id, &wish, &real.vm.marks);
-            if by_health.is_ok() || is_mute || !is_flown {
+            if by_health.is_ok() || !(real.planted || (is_flown && !is_mute)) {
                 return by_health;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aether_operator::api::conditions::Condition;
 use aether_operator::api::proxy_pool::{DeletionPolicy, ProxyPoolSpec};
 use aether_operator::api::{ProxyPoolStatus, Time, names};
 use aether_operator::cloud::{Capabilities, Marks, Phase, Rate, Vm};
@@ -139,6 +140,7 @@ impl World {
                 self.happen(&act);
             }
             self.step()?;
+            self.follow_advice();
             if self.age() >= self.scenario.calm && script.is_empty() && self.is_at_goal() {
                 break;
             }
@@ -279,20 +281,49 @@ impl World {
             Act::Throttled(yes) => self.cloud.throttled = *yes,
             // The other pool's VM is one of the account's, too.
             Act::Quota(most) => self.cloud.ways.quota = *most,
+            Act::Switched(yes) => self.cloud.switched = *yes,
+            Act::AllVanish => {
+                let now = self.now;
+                self.cloud.vms.iter_mut().for_each(|r| r.gone_at = Some(now));
+            }
+        }
+    }
+
+    /// A person does what the condition says: where too many fail at once to be believed, those that hang are evicted.
+    fn follow_advice(&mut self) {
+        let asks = |c: &Condition| c.type_ == "ProbeTrusted" && c.reason == "TooManyAtOnce" && c.message.contains(names::EVICT);
+        if self.is_faulty() || self.outage {
+            return;
+        }
+        let gone = format!("{}=", names::GONE);
+        let advice = self.status.conditions.iter().find_map(|c| c.message.split_once(&gone));
+        if let Some(epoch) = advice.and_then(|(_, epoch)| epoch.split(' ').next()) {
+            self.meta.annotations.insert(names::GONE.into(), epoch.into());
+        }
+        if !self.status.conditions.iter().any(asks) {
+            return;
+        }
+        let hang: Vec<String> =
+            self.cloud.of(&self.meta.uid).filter(|r| !r.works && r.gone_at.is_none()).map(|r| r.vm.id.clone()).collect();
+        for id in hang {
+            self.annotate(&id);
         }
     }
 
     fn evict(&mut self, known: bool) {
         let owner = self.oldest().filter(|_| known).and_then(|vm| vm.address);
-        let address = owner.map_or("198.51.100.7".to_owned(), |a| a.to_string());
+        self.annotate(&owner.map_or("198.51.100.7".to_owned(), |a| a.to_string()));
+    }
+
+    fn annotate(&mut self, entry: &str) {
         let entries = self.meta.annotations.entry(names::EVICT.into()).or_default();
-        if entries.split(',').any(|e| e == address) {
+        if entries.split(',').any(|e| e == entry) {
             return;
         }
         if !entries.is_empty() {
             entries.push(',');
         }
-        entries.push_str(&address);
+        entries.push_str(entry);
     }
 
     /// What the operator looks at.
@@ -317,6 +348,7 @@ impl World {
                 settle_seconds: self.cloud.ways.settle,
             },
             rate: Rate::default(),
+            requests: None,
         };
         if let Some(bug) = self.bug {
             bug.blind(&mut obs, self);

@@ -62,6 +62,10 @@ pub struct ProxyPoolStatus {
     /// Proxies whose probes fail, or that do not run.
     #[serde(default)]
     pub unhealthy: i32,
+    /// Proxies that were there to stay when the cloud's list could be believed last. A list that suddenly shows none of them
+    /// may be that of another account.
+    #[serde(default)]
+    pub known: i32,
     /// Second proxies of one place that were removed so far.
     #[serde(default)]
     pub duplicates_removed: i32,
@@ -74,9 +78,9 @@ pub struct ProxyPoolStatus {
     /// The highest epoch given out: none is ever used twice.
     #[serde(default)]
     pub epoch: i64,
-    /// What is under way, slot by slot: written before it is done.
+    /// What is under way, slot by slot: written before it is done. At most 250 at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 5000))]
+    #[schemars(length(max = 500))]
     pub in_flight: Vec<InFlight>,
     /// What of the annotation `aether.dev/evict` has been answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

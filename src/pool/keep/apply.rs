@@ -1,7 +1,7 @@
 //! A plan carried out: status first, then what is published, then the cloud.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::api::ProxyPoolStatus;
@@ -11,6 +11,7 @@ use crate::pool::model::{Action, Deed, Needs, Note, Observation, Outcome, Plan, 
 use crate::pool::publication::Publication;
 use crate::rollout::build::short_hash;
 use crate::runtime::clock;
+use crate::runtime::metrics::PoolFigures;
 
 use super::open::{Made, Open};
 use super::{Keeper, Kept, later};
@@ -36,6 +37,7 @@ impl Keeper {
             }
         }
         kept.memory = plan.memory;
+        self.show(obs, &status, kept);
         for note in &plan.notes {
             if note.warning {
                 tracing::warn!(pool = %meta.key(), "{}", note.message);
@@ -55,7 +57,7 @@ impl Keeper {
             let outcome = if stopped || (!published && matches!(action.deed, Deed::Delete { .. })) {
                 Outcome::Skipped
             } else {
-                self.act(action, &status, &mut meta, open, kept).await
+                self.act(action, &status, &mut meta, open, kept, obs.orphan).await
             };
             if let Outcome::Failed(error) = &outcome {
                 tracing::warn!(pool = %meta.key(), why = action.why, %error, "the cloud did not do it");
@@ -75,8 +77,16 @@ impl Keeper {
         probe.map_or(plan.requeue, |probe| probe.min(plan.requeue))
     }
 
+    fn show(&self, obs: &Observation, status: &ProxyPoolStatus, kept: &mut Kept) {
+        let Ok(wish) = &obs.wish else { return };
+        let provider = wish.provider.name();
+        kept.shown = Some(provider);
+        let (key, wanted, rate_remaining) = (&obs.meta.key(), wish.min_scaling, obs.rate.remaining);
+        self.metrics.pool(&PoolFigures { key, provider, status, wanted, rate_remaining });
+    }
+
     /// True: what is published names nobody who is about to go, or cannot be helped.
-    async fn publish(&self, meta: &Meta, made: &Made, serving: BTreeSet<IpAddr>, kept: &mut Kept) -> bool {
+    async fn publish(&self, meta: &Meta, made: &Made, serving: BTreeSet<SocketAddr>, kept: &mut Kept) -> bool {
         let publication = Publication { serving, port: made.port, login: made.login.clone() };
         let mark = short_hash(&format!("{:?} {} {} {:?}", publication.serving, made.port, made.template, made.publish));
         if kept.published.as_ref().is_some_and(|(of, at)| *of == mark && clock::now() < *at + STILL_THERE) {
@@ -110,7 +120,15 @@ impl Keeper {
         true
     }
 
-    async fn act(&self, action: &Action, status: &ProxyPoolStatus, meta: &mut Meta, open: Option<&Open>, kept: &mut Kept) -> Outcome {
+    async fn act(
+        &self,
+        action: &Action,
+        status: &ProxyPoolStatus,
+        meta: &mut Meta,
+        open: Option<&Open>,
+        kept: &mut Kept,
+        orphan: bool,
+    ) -> Outcome {
         let is_met = match &action.needs {
             Needs::Nothing | Needs::Unchanged(_) => true,
             Needs::Recorded(nonce) => status.in_flight.iter().any(|f| f.nonce == *nonce),
@@ -122,6 +140,13 @@ impl Keeper {
             return Outcome::Skipped;
         }
         let failed = |error: Error| Outcome::Failed(error);
+        if orphan
+            && action.deed == Deed::Release
+            && let Err(error) = self.pools.let_go(meta).await
+        {
+            tracing::warn!(pool = %meta.key(), %error, "its pods would go with it, so it stays");
+            return Outcome::Skipped;
+        }
         match (&action.deed, open) {
             (Deed::Hold | Deed::Release, _) => match self.pools.hold(meta, action.deed == Deed::Hold).await {
                 Ok(written) => {
@@ -135,13 +160,23 @@ impl Keeper {
                 }
             },
             (_, None) => Outcome::Skipped,
-            (Deed::Look(marks), Some(open)) => open.cloud.find(marks).await.map_or_else(failed, |vm| Outcome::Found(vm.is_some())),
+            (Deed::Look(marks), Some(open)) => {
+                let found = open.cloud.find(marks).await;
+                self.metrics.called(open.provider, "find", &found);
+                found.map_or_else(failed, |vm| Outcome::Found(vm.is_some()))
+            }
             (Deed::Create(marks), Some(open)) => {
                 let Some(made) = &open.made else { return Outcome::Skipped };
                 let order = Order { name: order_name(marks), marks: marks.clone(), user_data: made.script.clone() };
-                open.cloud.create(&order).await.map_or_else(failed, |_| Outcome::Done)
+                let made = open.cloud.create(&order).await;
+                self.metrics.called(open.provider, "create", &made);
+                made.map_or_else(failed, |_| Outcome::Done)
             }
-            (Deed::Delete { id, .. }, Some(open)) => open.cloud.delete(id).await.map_or_else(failed, |()| Outcome::Done),
+            (Deed::Delete { id, .. }, Some(open)) => {
+                let gone = open.cloud.delete(id).await;
+                self.metrics.called(open.provider, "delete", &gone);
+                gone.map_or_else(failed, |()| Outcome::Done)
+            }
         }
     }
 }

@@ -3,8 +3,7 @@
 //! A pool that fails or waits holds up nobody but itself. All runs while this process leads; when it does not, the tasks
 //! are dropped where they are, which is as good as a crash: what was about to be done is on record.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +21,10 @@ use crate::cluster::event::Publisher;
 use crate::cluster::facts::{Key, Meta};
 use crate::cluster::pools::Pools;
 use crate::runtime::clock;
+use crate::runtime::metrics::Metrics;
 
-use super::ledger::Ledger;
-use super::model::{Listed, Memory, Observation, Obstacle};
+use super::ledger::{self, Ledger};
+use super::model::{Listed, Memory, Observation, Obstacle, listens_at};
 use super::plan::plan;
 use super::probe::{self, Finding};
 use super::wish::{Defaults, Wish};
@@ -49,6 +49,7 @@ pub struct Keeper {
     pools: Pools,
     publisher: Publisher,
     accounts: Arc<Accounts>,
+    metrics: Metrics,
     /// Namespace of the operator-wide configuration.
     namespace: String,
     defaults: Defaults,
@@ -56,8 +57,8 @@ pub struct Keeper {
 
 impl Keeper {
     /// `defaults`: what flags and environment say; the ConfigMap in `namespace` comes before them.
-    pub fn new(pools: Pools, publisher: Publisher, accounts: Accounts, namespace: &str, defaults: Defaults) -> Self {
-        Self { pools, publisher, accounts: Arc::new(accounts), namespace: namespace.to_owned(), defaults }
+    pub fn new(pools: Pools, publisher: Publisher, accounts: Accounts, metrics: Metrics, namespace: &str, defaults: Defaults) -> Self {
+        Self { pools, publisher, accounts: Arc::new(accounts), metrics, namespace: namespace.to_owned(), defaults }
     }
 
     /// Runs for ever. Dropping it stops all pools' tasks at once.
@@ -106,6 +107,9 @@ impl Keeper {
                 tokio::time::sleep(AT_LEAST).await;
                 let _ = tokio::time::timeout(wait.saturating_sub(AT_LEAST), rings.notified()).await;
             }
+            if let Some(provider) = kept.shown {
+                keeper.metrics.forget_pool(&of, provider);
+            }
         });
     }
 
@@ -131,21 +135,22 @@ impl Keeper {
             direct: None,
             capabilities: crate::cloud::Capabilities { idempotent_create: false, unique_names: false, settle_seconds: 0 },
             rate: crate::cloud::Rate::default(),
+            requests: None,
             meta,
         };
-        let open = match obs.wish.clone() {
-            Ok(wish) => self.open(&obs.meta, &wish, kept).await.map_err(|error| kept.list_error = Some(error)).ok(),
+        let opened = match obs.wish.clone() {
+            Ok(wish) => Some(self.open(&obs.meta, &wish, kept).await),
             Err(_) => None,
         };
+        let (open, unopened) = opened.map_or((None, None), |opened| opened.map_or_else(|e| (None, Some(e)), |open| (Some(open), None)));
         if let Some(open) = &open {
             // In this order a list is new when it is planned by, however long proxies take to answer.
-            let due = |kept: &Kept, now| kept.ledger.due(kept.listed(), open.interval(), now);
-            kept.probe(open, &mut obs, due).await;
+            kept.probe(open, &mut obs, open.interval()).await;
             self.list(open, &mut obs, kept).await;
-            kept.probe(open, &mut obs, |kept, now| kept.ledger.unasked(kept.listed(), now)).await;
+            kept.probe(open, &mut obs, ledger::NEVER).await;
         }
         obs.list.clone_from(&kept.list);
-        obs.list_error.clone_from(&kept.list_error);
+        obs.list_error = unopened.or_else(|| kept.list_error.clone());
         obs.health = kept.ledger.health();
         let plan = plan(&obs, &kept.memory, clock::now());
         self.apply(&obs, open.as_ref(), plan, kept).await
@@ -162,7 +167,9 @@ impl Keeper {
         let now = clock::now();
         if kept.list_again.is_none_or(|at| now >= at) {
             kept.list_again = None;
-            match open.cloud.list(&obs.meta.uid).await {
+            let listed = open.cloud.list(&obs.meta.uid).await;
+            self.metrics.called(open.provider, "list", &listed);
+            match listed {
                 Ok(vms) => {
                     if kept.list.is_none() {
                         let known = |vm: &&Vm| vm.address.is_some_and(|a| obs.status.healthy_ips.contains(&a.to_string()));
@@ -184,6 +191,7 @@ impl Keeper {
             }
         }
         obs.rate = open.cloud.rate();
+        obs.requests = open.cloud.budget();
         obs.template = open.made.as_ref().map(|made| made.template.clone()).unwrap_or_default();
     }
 }
@@ -199,6 +207,8 @@ struct Kept {
     list_error: Option<Error>,
     list_again: Option<Time>,
     ledger: Ledger,
+    /// The provider under which the pool is shown in metrics.
+    shown: Option<&'static str>,
     /// The cloud that was opened last, and from what, as a hash.
     cloud: Option<(String, Arc<dyn Cloud>)>,
     /// What was published last, as a hash, and when; empty: it was taken away.
@@ -219,17 +229,19 @@ impl Kept {
         self.list.as_ref().map(|list| &*list.vms).unwrap_or_default()
     }
 
-    /// Asks those proxies.
-    async fn probe(&mut self, open: &Open, obs: &mut Observation, whom: impl FnOnce(&Self, Time) -> Vec<(String, IpAddr)>) {
+    /// Asks those that were not asked for that long, each where it listens.
+    async fn probe(&mut self, open: &Open, obs: &mut Observation, interval: Duration) {
         let Some(made) = &open.made else { return };
         let now = clock::now();
-        let findings = probe::probe_all(whom(self, now), &made.probing).await;
+        let due = self.ledger.due(self.listed(), interval, now);
+        let due: Vec<_> = due.filter_map(|vm| Some((vm.id.clone(), listens_at(vm, made.port)?))).collect();
+        let findings = probe::probe_all(due, &made.probing).await;
+        let older = self.listed().iter().filter(|vm| vm.marks.template != made.template);
+        let older: BTreeSet<String> = older.map(|vm| vm.id.clone()).collect();
         let cut_off = findings.iter().any(|(_, finding)| matches!(finding, Finding::NoEgress { .. }));
         for (id, finding) in findings {
-            // One that was made with another login is not dead for that; it is renewed in its turn.
-            let is_older = self.listed().iter().any(|vm| vm.id == id && vm.marks.template != made.template);
-            let alive = matches!(finding, Finding::Alive { .. }) || (is_older && finding == Finding::WrongLogin);
-            self.ledger.hear(id, alive, now);
+            let lives = finding.shows_life(older.contains(&id));
+            self.ledger.hear(id, lives, now);
         }
         if cut_off {
             let direct = made.probing.targets.iter().map(|target| probe::reached_directly(target, made.probing.timeout));

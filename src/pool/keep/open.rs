@@ -7,6 +7,7 @@ use crate::cloud::account::{Home, Secret, word};
 use crate::cloud::{Class, Cloud, Error};
 use crate::cluster::facts::Meta;
 use crate::pool::bootstrap::{self, Login, Network, Proxy};
+use crate::pool::model::template;
 use crate::pool::probe::{Probing, Target};
 use crate::pool::publication::owner;
 use crate::pool::wish::{Provider, Wish};
@@ -19,6 +20,7 @@ const PROBES_AT_ONCE: usize = 32;
 
 /// A pool's cloud, for one look.
 pub struct Open {
+    pub provider: &'static str,
     pub cloud: Arc<dyn Cloud>,
     /// `None` while the pool is being deleted.
     pub made: Option<Made>,
@@ -52,7 +54,7 @@ impl Keeper {
             (Err(error), _) => return Err(error),
         };
         let made = if meta.deleting { None } else { Some(self.made(meta, wish).await?) };
-        Ok(Open { cloud, made })
+        Ok(Open { provider: wish.provider.name(), cloud, made })
     }
 
     /// The same cloud as long as provider and credentials are the same: it knows what it was told of its limits.
@@ -68,6 +70,8 @@ impl Keeper {
         let home = Home { namespace: meta.namespace.clone(), port: wish.proxy.port, owner: owned.then(|| owner(meta)) };
         let cloud = self.accounts.open(&wish.provider, credentials.as_ref(), home).await?;
         kept.cloud = Some((mark, cloud.clone()));
+        // What another account has listed says nothing about this one.
+        kept.list_again = None;
         Ok(cloud)
     }
 
@@ -85,9 +89,8 @@ impl Keeper {
             _ => bootstrap::user_data(&proxy),
         };
         Ok(Made {
-            template: short_hash(&format!("{:?} {script}", wish.provider)),
+            template: template(&format!("{:?} {script}", wish.provider), wish.proxy.port),
             probing: Probing {
-                port: wish.proxy.port,
                 login: login.clone(),
                 timeout: wish.health.timeout,
                 targets: wish.health.egress_targets.iter().filter_map(|t| Target::parse(t)).collect(),
