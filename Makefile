@@ -48,7 +48,7 @@ bench: build ## Measure rollback latency, and what 1,000 finished updates cost, 
 
 # Always the whole workspace: another selection is other features of the libraries, and a build of its own.
 TEST := cargo test --workspace
-PURE := --lib --bins --test decisions --test generated --test measurer --test model --test pool_model --test small_world --test state_table
+PURE := --lib --bins --test decisions --test generated --test measurer --test model --test pool_model
 
 .PHONY: test
 test: prerequisites ## Run every test: pure, model, and on a real cluster
