@@ -319,7 +319,7 @@ fn feasible(turn: &Turn<'_>) -> Told {
         let lists = Budget::listing(turn.wish, requests, BUSY);
         let time =
             asking.map_or("nothing is left".into(), |time| format!("{} is needed", duration::print(Duration::from_secs(time.as_secs()))));
-        numbers += &format!("; of {:.1} requests a second lists take {lists:.1}, for the rest {time}", requests.per_second);
+        numbers = format!("{numbers}; of {:.1} requests a second lists take {lists:.1}, for the rest {time}", requests.per_second);
     }
     Some(if fits { (Answer::True, "Fits", numbers) } else { (Answer::False, "TooSlow", numbers) })
 }
