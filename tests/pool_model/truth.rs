@@ -2,7 +2,7 @@
 
 use aether_operator::api::ProxyPoolStatus;
 use aether_operator::api::proxy_pool::Op;
-use aether_operator::cloud::{Marks, Phase};
+use aether_operator::cloud::{Marks, Phase, Vm};
 use aether_operator::pool::budget::Budget;
 use aether_operator::pool::model::Deed;
 use aether_operator::pool::wish::Wish;
@@ -94,7 +94,9 @@ impl World {
         }
         let (wish, probed) = (self.wish(), self.process.probes.get(id).copied().unwrap_or_default());
         let is_late = self.now - real.vm.marks.born >= chrono::TimeDelta::from_std(wish.health.startup_timeout).unwrap();
-        let is_mute = is_late && (real.vm.address.is_none() || real.vm.phase == Phase::Starting);
+        // A list may be behind by the settle time, and it is what the operator has.
+        let shown = self.shown(id).cloned().unwrap_or(real.vm.clone());
+        let is_mute = is_late && (shown.address.is_none() || shown.phase == Phase::Starting);
         let fails = probed.failures >= wish.health.failure_threshold && (probed.was_healthy || is_late);
         if real.stopped {
             return Ok(());
@@ -109,6 +111,11 @@ impl World {
             }
         }
         self.judge_voluntary(id, &real.vm.marks, &wish)
+    }
+
+    /// That VM as the last list shows it.
+    fn shown(&self, id: &str) -> Option<&Vm> {
+        self.honest_list.iter().flat_map(|(_, vms)| vms).find(|vm| vm.id == id)
     }
 
     /// I9: not while so many fail at once, nor while the operator's own request fails.
@@ -145,7 +152,8 @@ impl World {
         }
         let is_second = self.cloud.of(&self.meta.uid).any(|r| r.vm.id != id && r.planted && r.vm.marks.slot == marks.slot)
             || self.cloud.real(id).is_some_and(|r| r.planted);
-        let never_served = self.process.probes.get(id).is_some_and(|p| p.at.is_some() && !p.was_healthy);
+        let has_no_address = self.shown(id).is_some_and(|vm| vm.address.is_none());
+        let never_served = has_no_address || self.process.probes.get(id).is_some_and(|p| p.at.is_some() && !p.was_healthy);
         if is_second || never_served {
             return Ok(());
         }

@@ -209,7 +209,10 @@ impl World {
                 && vm.marks.template == self.template
                 && expiry(&wish, &vm.marks).is_none_or(|t| t > self.now)
         };
+        let mut asked = self.meta.annotations.get(names::EVICT).map_or("", String::as_str).split(',').filter(|e| !e.is_empty());
+        let is_answered = |entry: &str| self.status.evicted.iter().any(|e| e.entry == entry);
         live.len() == usize::try_from(wish.min_scaling).unwrap()
+            && asked.all(is_answered)
             && live.iter().all(|r| is_good(&r.vm))
             && self.status.in_flight.is_empty()
             && self.status.healthy == i32::try_from(live.len()).unwrap()
