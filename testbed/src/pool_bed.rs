@@ -21,6 +21,8 @@ pub const NAMESPACE: &str = "proxies";
 pub const TOKEN: &str = "canary-token-4d7f";
 /// Account and token of another customer, whom faults may hit alone: Secret `other-token`.
 pub const OTHER: [&str; 2] = ["other", "canary-token-other"];
+/// Of the Secret `cloud-keys`, whose key id is the token.
+pub const SECRET_KEY: &str = "canary-secret-key-81aa";
 /// User and password of the proxies.
 pub const LOGIN: [&str; 2] = ["canary-user", "canary-password-9b2e"];
 /// Between two looks at what is waited for.
@@ -59,6 +61,7 @@ impl PoolBed {
         let [username, password] = LOGIN;
         for object in [
             secret("cloud-token", json!({"token": TOKEN})),
+            secret("cloud-keys", json!({"accessKeyId": TOKEN, "secretAccessKey": SECRET_KEY})),
             secret("other-token", json!({"token": OTHER[1]})),
             secret("proxy-auth", json!({"username": username, "password": password})),
         ] {
@@ -69,10 +72,11 @@ impl PoolBed {
     }
 
     async fn start_operator(bed: &Bed, cloud: &FakeCloud, lease: Duration) -> anyhow::Result<Operator> {
-        let dialects = [("digitalocean", Dialect::DigitalOcean), ("hetzner", Dialect::Hetzner), ("vultr", Dialect::Vultr)];
+        let dialects =
+            [("digitalocean", Dialect::DigitalOcean), ("hetzner", Dialect::Hetzner), ("vultr", Dialect::Vultr), ("aws", Dialect::Ec2)];
         // The operator's clients for DigitalOcean and Vultr count the version to the address.
         let address = |(name, dialect): (&str, Dialect)| match dialect {
-            Dialect::Hetzner => format!("--cloud-address={name}={}", cloud.base_url(dialect)),
+            Dialect::Hetzner | Dialect::Ec2 => format!("--cloud-address={name}={}", cloud.base_url(dialect)),
             _ => format!("--cloud-address={name}={}/v2", cloud.base_url(dialect)),
         };
         let flags: Vec<String> = dialects.into_iter().map(address).chain(["--cloud-settle-seconds=1".to_owned()]).collect();
@@ -102,11 +106,12 @@ impl PoolBed {
         let block = match provider {
             "hetzner" => json!({"location": "nbg1"}),
             "vultr" => json!({"region": "ewr"}),
+            "aws" => json!({"region": "eu-central-1", "ami": "ami-0123456789abcdef0", "spot": {}}),
             _ => json!({"region": "lon1"}),
         };
         let mut spec = json!({
             "minScaling": 5,
-            "credentialsSecretRef": {"name": "cloud-token"},
+            "credentialsSecretRef": {"name": if provider == "aws" { "cloud-keys" } else { "cloud-token" }},
             "proxy": {"authSecretRef": {"name": "proxy-auth"}},
             "health": {"interval": "2s", "timeout": "2s", "startupTimeout": "20s"},
         });

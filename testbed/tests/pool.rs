@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use testbed::binaries::Binaries;
 use testbed::demo_pool::waves;
 use testbed::fake_cloud::{Call, Dialect, Effect, Fault, Refusal, Truth};
-use testbed::pool_bed::{LOGIN, NAMESPACE, OTHER, PoolBed, TOKEN};
+use testbed::pool_bed::{LOGIN, NAMESPACE, OTHER, PoolBed, SECRET_KEY, TOKEN};
 use testbed::{namespace, tinyproxy};
 use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
@@ -23,7 +23,8 @@ const AT_ONCE: usize = 8;
 /// Operators die here.
 const LEASE: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_mins(3);
-const CLOUDS: [(&str, Dialect); 3] = [("digitalocean", Dialect::DigitalOcean), ("hetzner", Dialect::Hetzner), ("vultr", Dialect::Vultr)];
+const CLOUDS: [(&str, Dialect); 4] =
+    [("digitalocean", Dialect::DigitalOcean), ("hetzner", Dialect::Hetzner), ("vultr", Dialect::Vultr), ("aws", Dialect::Ec2)];
 
 static TURNS: RwLock<()> = RwLock::const_new(());
 
@@ -62,6 +63,8 @@ fn trials(ground: Option<&Ground>) -> Vec<Trial> {
         what_the_cloud_refuses_is_said_and_tried_again
         what_is_published_works_and_follows
         a_pool_is_scaled_evicted_from_and_deleted
+        an_edit_of_the_port_is_rolled_out
+        the_secret_of_another_account_makes_no_second_pool
         what_makes_no_sense_is_refused_with_the_way_out
         killed_again_and_again_it_keeps_floor_batch_and_leaks_nothing
     ]
@@ -254,6 +257,54 @@ async fn a_pool_is_scaled_evicted_from_and_deleted(pools: &Arc<PoolBed>) -> anyh
     delete(pools, "scaled", &uid).await
 }
 
+async fn an_edit_of_the_port_is_rolled_out(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
+    let uid = pools.apply("port", "digitalocean", json!({"rolling": rolling()})).await?;
+    pools.until_pool("port", "healthy", LIMIT, |p| p["status"]["healthy"] == 5).await?;
+    let before = pools.truth_of(&uid);
+    let first: Vec<u64> = before.alive().map(|vm| vm.id).collect();
+    let patch = json!({"spec": {"proxy": {"port": 8900}}}).to_string();
+    pools.bed.kubectl(&["-n", NAMESPACE, "patch", "proxypool", "port", "--type=merge", "-p", &patch]).await?;
+    let renewed = |t: &Truth| serving(t) == 5 && t.alive().all(|vm| !first.contains(&vm.id));
+    let truth = pools.until(&uid, "renewed", LIMIT, renewed).await?;
+    let (_, lowest) = truth.lowest(before.now);
+    ensure!(lowest >= 3, "{lowest} served");
+    ensure!(waves(&truth, &first).iter().all(|wave| *wave <= 2), "waves {:?}", waves(&truth, &first));
+    pools.until_pool("port", "healthy", LIMIT, |p| p["status"]["healthy"] == 5 && p["status"]["recycling"] == 0).await?;
+    let decoded = "go-template={{.data.proxies | base64decode}}";
+    for _ in 0..150 {
+        let urls = pools.bed.kubectl(&["-n", NAMESPACE, "get", "secret", "port-proxies", "-o", decoded]).await?;
+        if urls.lines().count() == 5 && urls.lines().all(|url| url.ends_with(":8900")) {
+            return delete(pools, "port", &uid).await;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    anyhow::bail!("the published URLs are not at the new port")
+}
+
+async fn the_secret_of_another_account_makes_no_second_pool(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
+    let secret = async |token: &str| {
+        let metadata = json!({"name": "swapped-token", "namespace": NAMESPACE});
+        pools.bed.apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"token": token}})).await
+    };
+    secret(TOKEN).await?;
+    let change = json!({"minScaling": 3, "credentialsSecretRef": {"name": "swapped-token"}});
+    let uid = pools.apply("swapped", "hetzner", change).await?;
+    pools.until_pool("swapped", "healthy", LIMIT, |p| p["status"]["healthy"] == 3).await?;
+    let ids = || pools.truth_of(&uid).alive().map(|vm| vm.id).collect::<Vec<_>>();
+    let before = ids();
+    secret(OTHER[1]).await?;
+    let braked = pools.until_pool("swapped", "braked", LIMIT, |p| condition(p, "RunawayBrake")["status"] == "True").await?;
+    let brake = condition(&braked, "RunawayBrake");
+    ensure!(brake["reason"] == "NoneListed" && brake["message"].as_str().is_some_and(|m| m.contains("aether.dev/gone=")), "{brake:#}");
+    sleep(Duration::from_secs(10)).await;
+    ensure!(ids() == before, "VMs were {before:?} and are {:?}", ids());
+    secret(TOKEN).await?;
+    let good = |p: &Value| p["status"]["healthy"] == 3 && condition(p, "RunawayBrake")["status"] == "False";
+    pools.until_pool("swapped", "as it was", LIMIT, good).await?;
+    ensure!(ids() == before, "VMs were {before:?} and are {:?}", ids());
+    delete(pools, "swapped", &uid).await
+}
+
 async fn what_makes_no_sense_is_refused_with_the_way_out(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     for (change, words) in [
         (json!({"hetzner": {"location": "nbg1"}}), "exactly one provider"),
@@ -277,7 +328,7 @@ async fn what_makes_no_sense_is_refused_with_the_way_out(pools: &Arc<PoolBed>) -
 async fn no_secret_is_shown(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     let events = pools.bed.kubectl(&["-n", NAMESPACE, "get", "events,proxypools", "-o", "yaml"]).await?;
     for (where_, text) in [("the log", pools.log().await?), ("Events and pools", events)] {
-        for secret in [TOKEN, OTHER[1], LOGIN[1]] {
+        for secret in [TOKEN, OTHER[1], SECRET_KEY, LOGIN[1]] {
             ensure!(!text.contains(secret), "{where_} shows a credential");
         }
     }

@@ -118,7 +118,7 @@ fn quickest(obs: &Observation, decisions: u32) -> Duration {
             // From the second time on what was said is remembered, as in life.
             remembered.deferred = plan_with(obs, &remembered).memory.deferred;
         }
-        computed() - begin
+        computed().saturating_sub(begin)
     };
     (0..3).map(once).min().unwrap()
 }
