@@ -64,8 +64,9 @@ at-gates:
 	cargo test -p testbed --test gates --test health
 
 .PHONY: test-pools
-test-pools: build ## Test pools on a real cluster, in a fake cloud with real proxies
+test-pools: build ## Test pools on a real cluster, in a fake cloud with real proxies, and their matrix of faults (AETHER_LONG=1: all of it)
 	cargo test -p testbed --test pool
+	cargo test -p testbed --test pool_faults
 
 .PHONY: verdict-table
 verdict-table: ## Print what the judge does to thousands of made-up updates, next to the checks it replaces

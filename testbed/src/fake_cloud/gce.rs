@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<Cloud> {
     Router::new()
         .route(&format!("{ZONE}/instances"), get(list).post(insert))
         .route(&format!("{ZONE}/instances/{{name}}"), get(one).delete(delete))
+        .route(&format!("{ZONE}/operations"), get(operations))
         .route(&format!("{ZONE}/operations/{{name}}"), get(operation_by_name))
         // The real one may answer before the operation is done, too.
         .route(&format!("{ZONE}/operations/{{name}}/wait"), post(operation_by_name))
@@ -253,6 +254,19 @@ async fn delete(State(cloud): State<Cloud>, headers: HeaderMap, Path((project, z
     cloud.answer(DIALECT, Call::Delete, &headers, Some(&project), act).await
 }
 
+/// Of the operations on a zone only those are ever asked for that a request with that `requestId` began.
+async fn operations(State(cloud): State<Cloud>, headers: HeaderMap, Path((project, zone)): Path<(String, String)>, uri: Uri) -> Response {
+    let act = |desk: &mut Desk| {
+        let Asked { filter, .. } = page::query(&uri)?;
+        let token = filter.strip_prefix("clientOperationId=");
+        let token = token.ok_or_else(|| Refusal::Invalid(format!("Invalid value for field 'filter': '{filter}'.")))?;
+        let begun = desk.state.operation_of(DIALECT, desk.account, token.trim_matches('"'));
+        let items: Vec<Value> = begun.into_iter().map(|begun| operation(desk, begun)).collect();
+        Ok(answer("operationList", &format!("projects/{project}/zones/{zone}/operations"), &json!(items), None))
+    };
+    cloud.answer(DIALECT, Call::Operation, &headers, Some(&project), act).await
+}
+
 async fn operation_by_name(State(cloud): State<Cloud>, headers: HeaderMap, Path((project, zone, name)): Path<Named>) -> Response {
     let act = |desk: &mut Desk| {
         let path = format!("projects/{}/zones/{zone}/operations/{name}", desk.account);
@@ -280,6 +294,7 @@ fn operation(desk: &Desk, operation: &Operation) -> Value {
         "id": operation.id.to_string(),
         "name": format!("operation-{}", operation.id),
         "zone": zone,
+        "clientOperationId": operation.token,
         "operationType": if operation.call == Call::Create { "insert" } else { "delete" },
         "targetLink": format!("{zone}/instances/{name}"),
         "targetId": operation.vm.to_string(),
