@@ -27,15 +27,15 @@ use crate::world::{Pods, World};
 /// Namespace of all pools.
 pub const NAMESPACE: &str = "faults";
 /// For each part of a life.
-const LIMIT: Duration = Duration::from_mins(4);
+const LIMIT: Duration = Duration::from_mins(3);
 const POLL: Duration = Duration::from_millis(200);
 /// Nobody else is there, so nobody renews in between.
 const ALONE: Duration = Duration::from_mins(30);
 /// Where there are two of them.
-const CONTESTED: Duration = Duration::from_secs(4);
+const CONTESTED: Duration = Duration::from_secs(9);
 /// From the moment that one stands still until it wakes: its successor has led and worked by then. Its own patience with
 /// the cloud, 30 s, is not at its end.
-const ASLEEP: Duration = Duration::from_secs(22);
+const ASLEEP: Duration = Duration::from_secs(25);
 /// Where pods listen: the other port is taken at all addresses.
 const PODS_PORT: u16 = 8898;
 /// The first of all.
@@ -89,9 +89,9 @@ impl Ground {
     pub async fn make(&self, name: &str, provider: &Provider, knobs: Knobs, change: Value) -> anyhow::Result<World> {
         let mut spec = json!({
             "minScaling": WANTED,
-            "ageLimit": "30s",
+            "ageLimit": "40s",
             "proxy": {"authSecretRef": {"name": "proxy-auth"}},
-            "health": {"interval": "5s", "timeout": "5s", "startupTimeout": "15s"},
+            "health": {"interval": "10s", "timeout": "5s", "startupTimeout": "20s"},
             provider.name: serde_json::from_str::<Value>(provider.block)?,
         });
         let cloud = if provider.dialect.is_some() {
@@ -138,7 +138,7 @@ impl Ground {
                 return Ok(());
             }
             asked |= self.pools().delete(name, &DeleteParams::default()).await.is_ok();
-            sleep(Duration::from_millis(700)).await;
+            sleep(Duration::from_secs(2)).await;
         }
         let pool = self.pools().get(name).await?;
         anyhow::bail!("the pool is not gone: {}", json!(pool.status))

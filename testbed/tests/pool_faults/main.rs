@@ -73,6 +73,9 @@ fn trials(ground: Option<&(Arc<Runtime>, Arc<Ground>)>, told: &Told) -> Vec<Tria
                 Ok(()) => Ok(()),
             };
             let shown = format!("{report:?}");
+            if let Err(why) = &verdict {
+                eprintln!("{}: {why}: {shown}", case.name);
+            }
             told.cases.lock().unwrap().insert(case.name.clone(), (case.provider.name, report));
             verdict.map_err(|why| Failed::from(format!("{}: {why}: {shown}\n{}", case.name, log.tail(150))))
         })
