@@ -27,7 +27,7 @@ use crate::world::{Pods, World};
 /// Namespace of all pools.
 pub const NAMESPACE: &str = "faults";
 /// For each part of a life.
-const LIMIT: Duration = Duration::from_mins(3);
+const LIMIT: Duration = Duration::from_mins(6);
 const POLL: Duration = Duration::from_millis(200);
 /// Nobody else is there, so nobody renews in between.
 const ALONE: Duration = Duration::from_mins(30);

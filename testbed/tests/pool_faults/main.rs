@@ -146,7 +146,9 @@ fn summary(told: &Told, took: Duration) {
             sum(|r| r.above),
         );
     };
-    PROVIDERS.iter().for_each(|provider| of(Some(provider.name)));
+    for provider in &PROVIDERS {
+        of(Some(provider.name));
+    }
     of(None);
     println!("the longest life took {} s, all {} s", told.values().map(|(_, r)| r.seconds).max().unwrap_or_default(), took.as_secs());
     if std::env::var("AETHER_SHOW").is_ok() {

@@ -17,8 +17,6 @@ use crate::wire::{self, Gate};
 const VMS: usize = 100;
 const BATCH: usize = 25;
 const LIMIT: Duration = Duration::from_mins(15);
-/// The planner's pause between two looks while something is under way, in seconds.
-const POLL: f64 = 10.0;
 
 /// Renews a pool of 100 and says with how many calls. A changed template renews them, which aged ones do in the same way;
 /// other than those, these do not come of age again meanwhile.
@@ -58,8 +56,8 @@ pub async fn rotate(ground: &Ground, provider: &'static Provider, log: &Log) -> 
     ensure!(after.lowest(before.now).1 >= VMS - BATCH, "below the floor: {row}");
     ensure!((creates, deletes) == (100, 100), "each is made and deleted once: {row}");
     #[allow(clippy::cast_precision_loss)]
-    let lists_per_poll = lists as f64 / (took.as_secs_f64() / POLL + 2.0);
-    ensure!(lists_per_poll <= provider.pages, "{lists_per_poll} lists per poll: {row}");
+    let per_second = lists as f64 / provider.pages / (took.as_secs_f64() + 2.0);
+    ensure!(per_second <= 1.0, "one list per look, and a second between two looks at least: {row}");
     Ok(row)
 }
 
