@@ -67,8 +67,8 @@ at-gates:
 	$(TEST) --test gates --test health
 
 .PHONY: test-pools
-test-pools: prerequisites ## Test pools on a real cluster, in a fake cloud with real proxies
-	$(TEST) --test pool
+test-pools: prerequisites ## Test pools on a real cluster, in a fake cloud with real proxies, and their matrix of faults (AETHER_LONG=1: all of it)
+	$(TEST) --test pool --test pool_faults
 
 .PHONY: verdict-table
 verdict-table: ## Print what the judge does to thousands of made-up updates, next to the checks it replaces

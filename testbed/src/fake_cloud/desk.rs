@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{SubsecRound, TimeDelta, Utc};
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::knobs::{Effect, Refusal};
@@ -27,6 +27,16 @@ struct Shared {
     machines: Option<UnboundedSender<Change>>,
     /// Something may be due earlier than it was.
     changed: Notify,
+    held: watch::Sender<Held>,
+}
+
+/// What is under way and does not arrive.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// How many requests were held so far.
+    pub times: u32,
+    /// None is held any more.
+    pub released: bool,
 }
 
 struct Books {
@@ -41,7 +51,7 @@ pub(super) struct Lost;
 impl Cloud {
     pub fn new(state: State, accounts: BTreeMap<String, String>, machines: Option<UnboundedSender<Change>>) -> Self {
         let books = Mutex::new(Books { state, hands: Hands::default() });
-        Self(Arc::new(Shared { books, accounts, machines, changed: Notify::new() }))
+        Self(Arc::new(Shared { books, accounts, machines, changed: Notify::new(), held: watch::Sender::default() }))
     }
 
     /// Does something at one moment. What happened until then has happened.
@@ -89,6 +99,17 @@ impl Cloud {
         }
     }
 
+    /// What is under way and does not arrive.
+    pub fn held(&self) -> &watch::Sender<Held> {
+        &self.0.held
+    }
+
+    async fn hold(&self) {
+        let mut held = self.0.held.subscribe();
+        self.0.held.send_modify(|held| held.times += 1);
+        let _ = held.wait_for(|held| held.released).await;
+    }
+
     /// A credential that is good for something.
     pub fn any_credential(&self) -> Option<&str> {
         self.0.accounts.keys().next().map(String::as_str)
@@ -104,14 +125,21 @@ impl Cloud {
         act: impl FnOnce(&mut Desk) -> Result<Response, Refusal>,
     ) -> Response {
         let account = self.account(dialect, headers, project);
-        let (mut response, effect) = self.with(|state, now| {
+        let admitted = self.with(|state, now| {
             state.count(dialect, call);
-            let account = match account {
-                Ok(account) => account,
-                Err(refusal) => return (dialect.refuse(&refusal), None),
-            };
+            let account = account?;
             let (allowed, budget) = state.spend(dialect, account, call, now);
             let effect = if allowed.is_ok() { state.strike(dialect, account, call) } else { None };
+            Ok((account, allowed, budget, effect))
+        });
+        let (account, allowed, budget, effect) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => return dialect.refuse(&refusal),
+        };
+        if effect == Some(Effect::HoldRequest) {
+            self.hold().await;
+        }
+        let mut response = self.with(|state, now| {
             let refusal = match &effect {
                 Some(Effect::Refuse(refusal)) => Some(refusal.clone()),
                 // Whatever it says: nobody will get it.
@@ -126,12 +154,13 @@ impl Cloud {
                 let throttled = throttled.map(|seconds| now + TimeDelta::seconds(seconds.into()));
                 dialect.tell_budget(response.headers_mut(), Budget { throttled, ..budget });
             }
-            (response, effect)
+            response
         });
         match effect {
             Some(Effect::LoseReply | Effect::LoseRequest) => drop(response.extensions_mut().insert(Lost)),
             Some(Effect::Delay(delay)) => sleep(delay).await,
-            Some(Effect::Refuse(_) | Effect::FailLater(_) | Effect::Stale(_)) | None => {}
+            Some(Effect::HoldReply) => self.hold().await,
+            Some(Effect::Refuse(_) | Effect::FailLater(_) | Effect::Stale(_) | Effect::HoldRequest) | None => {}
         }
         response
     }

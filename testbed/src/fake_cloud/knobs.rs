@@ -133,6 +133,11 @@ pub enum Effect {
     Stale(#[serde(with = "seconds")] Duration),
     /// It is done, and the reply takes that long.
     Delay(#[serde(with = "seconds")] Duration),
+    /// It is under way, and done only when [`FakeCloud::release`](super::FakeCloud::release) says so, whoever is still
+    /// there to hear of it.
+    HoldRequest,
+    /// It is done, and the reply is under way until [`FakeCloud::release`](super::FakeCloud::release).
+    HoldReply,
 }
 
 impl Fault {

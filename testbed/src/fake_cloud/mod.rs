@@ -205,6 +205,35 @@ impl FakeCloud {
         self.cloud.with(|state, _| state.faults.clear());
     }
 
+    /// How many faults have not struck yet as often as they should.
+    pub fn faults_left(&self) -> usize {
+        self.cloud.with(|state, _| state.faults.len())
+    }
+
+    /// Waits until a request is held (see [`Effect::HoldRequest`] and [`Effect::HoldReply`]).
+    pub async fn holds(&self) {
+        // The cloud is there as long as its sender.
+        let _ = self.cloud.held().subscribe().wait_for(|held| held.times > 0).await;
+    }
+
+    /// What is held goes on, and nothing will be held any more.
+    pub fn release(&self) {
+        self.cloud.held().send_modify(|held| held.released = true);
+    }
+
+    /// The key of a service account in that project, as Google makes them; its tokens are got here.
+    pub fn service_account_key(&self, project: &str) -> String {
+        let key = serde_json::json!({
+            "type": "service_account",
+            "project_id": project,
+            "private_key_id": "1",
+            "private_key": include_str!("service_account.pem"),
+            "client_email": format!("fake@{project}.iam.gserviceaccount.com"),
+            "token_uri": format!("{}/token", self.url()),
+        });
+        key.to_string()
+    }
+
     /// A VM dies by itself. An error if it is not there.
     pub fn kill(&self, vm: u64, death: Death) -> anyhow::Result<()> {
         self.cloud.with(|state, now| state.kill(vm, death, now)).map_err(|_| anyhow::anyhow!("there is no VM {vm}"))
@@ -223,6 +252,13 @@ impl FakeCloud {
     /// What really happened so far.
     pub fn truth(&self) -> Truth {
         self.cloud.with(|state, now| Truth::of(state, now))
+    }
+}
+
+impl Drop for FakeCloud {
+    fn drop(&mut self) {
+        // What is held would be for ever.
+        self.release();
     }
 }
 

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 
 use axum::Router;
 use axum::response::Response;
-use futures::TryFutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -39,11 +38,13 @@ pub(super) async fn serve(listener: TcpListener, routes: Router) {
 
 async fn converse(stream: TokioIo<tokio::net::TcpStream>, routes: Router) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let reply = tower_call(routes.clone(), request);
-        reply.map_err(|never| match never {}).and_then(|response: Response| async move {
+        // What was asked for is done even if nobody waits for the answer any more.
+        let reply = tokio::spawn(tower_call(routes.clone(), request));
+        async move {
+            let response = reply.await?.unwrap_or_else(|never| match never {});
             // An error here ends the connection without a word.
             if response.extensions().get::<Lost>().is_some() { Err(std::io::Error::other("lost")) } else { Ok(response) }
-        })
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     // Clients that go away, and lost replies, are no news.
