@@ -111,7 +111,9 @@ impl Provider {
     /// With another Secret the same calls succeed and show another account: nothing in the spec says which is meant.
     pub fn account_is_in_the_secret(&self) -> bool {
         match self {
-            Self::DigitalOcean(_) | Self::Aws(_) | Self::Hetzner(_) | Self::Vultr(_) => true,
+            Self::DigitalOcean(_) | Self::Hetzner(_) | Self::Vultr(_) => true,
+            // Spot instances may all be taken away at once, and that is no reason to wait for a person.
+            Self::Aws(spec) => spec.spot.is_none(),
             Self::Gcp(_) | Self::Kubernetes(_) => false,
         }
     }

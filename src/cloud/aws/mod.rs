@@ -7,6 +7,8 @@
 //!
 //! Who may reach the instances is the security groups' affair, which are the user's.
 
+use std::fmt::Write as _;
+
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::{
@@ -24,6 +26,7 @@ use chrono::DateTime;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest as _, Sha256};
 
 use super::answer::{self, Verb};
 use super::http::{fits_user_data, named};
@@ -87,8 +90,8 @@ pub struct Keys {
 pub struct Aws {
     client: Client,
     place: Place,
-    /// No message may repeat it.
-    secret: Option<SecretString>,
+    /// No message may repeat them.
+    secrets: Vec<SecretString>,
 }
 
 impl Aws {
@@ -97,7 +100,7 @@ impl Aws {
     pub async fn new(http: reqwest::Client, base: Option<&str>, keys: Option<Keys>, place: Place) -> Result<Self, Error> {
         let wire = Wire::new(http);
         let region = Region::new(place.region.clone());
-        let secret = keys.as_ref().map(|keys| keys.secret.clone());
+        let secrets = keys.iter().flat_map(|keys| keys.session.clone().into_iter().chain([keys.secret.clone()])).collect();
         let credentials = if let Some(Keys { id, secret, session }) = keys {
             let session = session.map(|s| s.expose_secret().to_owned());
             Some(SharedCredentialsProvider::new(Credentials::new(id, secret.expose_secret(), session, None, "Secret")))
@@ -113,7 +116,7 @@ impl Aws {
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         config.set_app_name(AppName::new("aether").ok()).set_credentials_provider(credentials).set_endpoint_url(base.map(str::to_owned));
-        Ok(Self { client: Client::from_conf(config.build()), place, secret })
+        Ok(Self { client: Client::from_conf(config.build()), place, secrets })
     }
 
     /// Every instance of these filters, all pages.
@@ -154,7 +157,7 @@ impl Aws {
             .run_instances()
             .min_count(1)
             .max_count(1)
-            .client_token(token(order, spot))
+            .client_token(token(&order.marks, spot))
             .image_id(ami)
             .instance_type(InstanceType::from(&**instance_type))
             .user_data(STANDARD.encode(&order.user_data))
@@ -177,7 +180,12 @@ impl Aws {
             None => request.set_security_group_ids(groups),
         };
         let made: RunInstancesOutput = request.send().await.map_err(|e| self.error(Verb::Change, &e, &order.user_data))?;
-        let id = made.instances().first().and_then(Instance::instance_id).unwrap_or_default().to_owned();
+        let instance = made.instances().first();
+        if instance.is_some_and(is_over) {
+            // That of the first time, and gone already: another attempt has another token.
+            return Err(Error { class: Class::Transient, message: format!("{}: what was launched is gone already", DIALECT.name) });
+        }
+        let id = instance.and_then(Instance::instance_id).unwrap_or_default().to_owned();
         named(&DIALECT, Vm { id, marks: order.marks.clone(), phase: Phase::Starting, address: None })
     }
 
@@ -188,8 +196,9 @@ impl Aws {
     }
 
     fn error<E: aws_sdk_ec2::error::ProvideErrorMetadata>(&self, verb: Verb, failed: &wire::Failed<E>, script: &str) -> Error {
-        let secret = self.secret.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
-        error(verb, failed, &[script, &STANDARD.encode(script), secret])
+        let encoded = STANDARD.encode(script);
+        let secrets: Vec<_> = [script, &encoded].into_iter().chain(self.secrets.iter().map(ExposeSecret::expose_secret)).collect();
+        error(verb, failed, &secrets)
     }
 }
 
@@ -213,6 +222,12 @@ impl Cloud for Aws {
 
     fn create<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<Vm, Error>> {
         async {
+            // The second market has a token of its own: only a look tells whether an earlier attempt came to it.
+            if self.place.market == Market::SpotElseOnDemand
+                && let Some(vm) = self.namesake(order).await?
+            {
+                return Ok(vm);
+            }
             let made = self.run(order, self.place.market != Market::OnDemand).await;
             let made = match made {
                 // The account's limits for spot instances are others than those for the rest.
@@ -223,7 +238,10 @@ impl Cloud for Aws {
             };
             match made {
                 // Perhaps for its token, and that is used by our own earlier attempt.
-                Err(error) if error.class == Class::Invalid => self.namesake(order).await?.ok_or(error),
+                Err(error) if error.class == Class::Invalid => match self.namesake(order).await {
+                    Ok(found) => found.ok_or(error),
+                    Err(unseen) => Err(Error { class: Class::Unknown, message: unseen.message }),
+                },
                 made => made,
             }
         }
@@ -250,9 +268,14 @@ impl Cloud for Aws {
     }
 }
 
-/// At most 64 characters. The name is made of pool, slot and epoch; the second market is another request.
-fn token(order: &Order, spot: bool) -> String {
-    format!("{}{}", order.name.chars().take(60).collect::<String>(), if spot { "-s" } else { "" })
+/// Of at most 64 characters: made of pool, slot and epoch, and of the market, which is another request.
+fn token(marks: &Marks, spot: bool) -> String {
+    let mut token = String::from(if spot { "s-" } else { "d-" });
+    for byte in Sha256::digest(format!("{} {} {}", marks.pool, marks.slot, marks.epoch)).iter().take(30) {
+        // Writing to a String does not fail.
+        let _ = write!(token, "{byte:02x}");
+    }
+    token
 }
 
 fn one_time_spot() -> InstanceMarketOptionsRequest {
@@ -287,10 +310,10 @@ fn is_over(instance: &Instance) -> bool {
 fn failure(instance: &Instance) -> Option<Error> {
     let code = instance.state_reason()?.code()?;
     let class = match code {
-        "Server.InsufficientInstanceCapacity" => Class::Capacity,
+        // An internal error is as good as no capacity: another attempt may be luckier, in a while.
+        "Server.InsufficientInstanceCapacity" | "Server.InternalError" => Class::Capacity,
         "Client.VolumeLimitExceeded" | "Client.InstanceInitiatedLimitExceeded" => Class::Quota,
         "Client.InternalError" | "Client.InvalidSnapshot.NotFound" => Class::Invalid,
-        "Server.InternalError" => Class::Transient,
         _ => return None,
     };
     Some(Error { class, message: format!("{}: the launch failed: {code}", DIALECT.name) })

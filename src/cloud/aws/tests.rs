@@ -120,7 +120,6 @@ async fn an_order_says_all_there_is_to_say() {
         ("Action", "RunInstances"),
         ("MinCount", "1"),
         ("MaxCount", "1"),
-        ("ClientToken", "pool-6f0c3a52-1-2"),
         ("ImageId", "ami-0123456789abcdef0"),
         ("InstanceType", "t3.micro"),
         ("SecurityGroupId.1", "sg-1"),
@@ -132,6 +131,7 @@ async fn an_order_says_all_there_is_to_say() {
     ] {
         assert_eq!(value(&seen, name), expected, "{name}");
     }
+    assert_eq!((value(&seen, "ClientToken"), value(&seen, "ClientToken").len()), (token(&marks(1), false), 62));
     assert_eq!(STANDARD.decode(value(&seen, "UserData")).unwrap(), order().user_data.into_bytes());
     for (mark, expected) in labels(&marks(1)) {
         let at = form(&seen).into_iter().find(|(_, value)| *value == mark).unwrap().0;
@@ -162,7 +162,7 @@ async fn an_order_whose_answer_is_lost_may_have_been_carried_out() {
         [Reply::Lost, Reply::Cut, xml("RunInstancesResponse", ""), refused(503, "Unavailable", ""), Reply::Whole(200, "", "{}".into())]
     {
         let server = Server::with([reply]).await;
-        assert_eq!(cloud(&server.base, Market::SpotElseOnDemand).await.create(&order()).await.unwrap_err().class, Class::Unknown);
+        assert_eq!(cloud(&server.base, Market::Spot).await.create(&order()).await.unwrap_err().class, Class::Unknown);
         assert_eq!(server.seen().len(), 1, "nothing is tried twice");
     }
     let cloud = cloud(&refusing, Market::OnDemand).await;
@@ -184,14 +184,15 @@ async fn what_does_not_fit_is_never_sent() {
 }
 
 #[rstest]
-#[case(Market::Spot, 1)]
-#[case(Market::SpotElseOnDemand, 2)]
+#[case(Market::Spot)]
+#[case(Market::SpotElseOnDemand)]
 #[tokio::test]
-async fn where_there_is_no_spot_capacity_it_may_be_on_demand(#[case] market: Market, #[case] asked: usize) {
-    let server = Server::with([refused(500, "InsufficientInstanceCapacity", "none"), made(1)]).await;
+async fn where_there_is_no_spot_capacity_it_may_be_on_demand(#[case] market: Market) {
+    let look = (market == Market::SpotElseOnDemand).then(|| page(&[], ""));
+    let server = Server::with(look.into_iter().chain([refused(500, "InsufficientInstanceCapacity", "none"), made(1)])).await;
     let done = cloud(&server.base, market).await.create(&order()).await;
-    let seen = server.seen();
-    assert_eq!(seen.len(), asked);
+    let seen: Vec<_> = server.seen().into_iter().filter(|seen| value(seen, "Action") == "RunInstances").collect();
+    assert_eq!(seen.len(), if market == Market::Spot { 1 } else { 2 });
     assert_eq!(value(&seen[0], "InstanceMarketOptions.SpotOptions.SpotInstanceType"), "one-time");
     assert_eq!(value(&seen[0], "InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior"), "terminate");
     match seen.get(1) {
@@ -203,6 +204,23 @@ async fn where_there_is_no_spot_capacity_it_may_be_on_demand(#[case] market: Mar
     }
 }
 
+/// The reply of the second market was lost: the first one is not asked again.
+#[tokio::test]
+async fn an_attempt_that_came_to_the_second_market_is_found() {
+    let server = Server::with([page(&[ours(1, "pending")], "")]).await;
+    assert_eq!(cloud(&server.base, Market::SpotElseOnDemand).await.create(&order()).await.unwrap().id, id(1));
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_gone_already_is_no_vm() {
+    let gone = format!("<reservationId>r-1</reservationId><instancesSet>{}</instancesSet>", ours(1, "terminated"));
+    for reply in [xml("RunInstancesResponse", &gone), refused(400, "IdempotentInstanceTerminated", "")] {
+        let server = Server::with([reply]).await;
+        assert_eq!(cloud(&server.base, Market::Spot).await.create(&order()).await.unwrap_err().class, Class::Transient);
+    }
+}
+
 #[tokio::test]
 async fn a_token_that_is_used_leads_to_the_first_attempt() {
     for (there, found) in [(vec![ours(1, "running")], true), (vec![ours(2, "running")], false), (vec![], false)] {
@@ -210,6 +228,8 @@ async fn a_token_that_is_used_leads_to_the_first_attempt() {
         let answer = cloud(&server.base, Market::OnDemand).await.create(&order()).await;
         assert_eq!(answer.map(|vm| vm.id).map_err(|e| e.class), if found { Ok(id(1)) } else { Err(Class::Invalid) });
     }
+    let server = Server::with([refused(400, "IdempotentParameterMismatch", ""), Reply::Lost]).await;
+    assert_eq!(cloud(&server.base, Market::OnDemand).await.create(&order()).await.unwrap_err().class, Class::Unknown);
 }
 
 #[rstest]
@@ -217,6 +237,7 @@ async fn a_token_that_is_used_leads_to_the_first_attempt() {
 #[case("terminated", "Client.UserInitiatedShutdown", Ok(false))]
 #[case("terminated", "Server.SpotInstanceTermination", Ok(false))]
 #[case("terminated", "Server.InsufficientInstanceCapacity", Err(Class::Capacity))]
+#[case("terminated", "Server.InternalError", Err(Class::Capacity))]
 #[case("terminated", "Client.VolumeLimitExceeded", Err(Class::Quota))]
 #[tokio::test]
 async fn a_look_for_an_attempt_tells_what_became_of_it(#[case] state: &str, #[case] reason: &str, #[case] expected: Result<bool, Class>) {

@@ -1,6 +1,7 @@
 //! What Amazon's SDK goes through, and what comes of its errors.
 
 use std::fmt;
+use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
@@ -36,6 +37,11 @@ pub const DIALECT: Dialect = Dialect {
         says("Throttling", Class::Throttled(None)),
         says("ThrottlingException", Class::Throttled(None)),
         says("VcpuLimitExceeded", Class::Quota),
+        says("VolumeLimitExceeded", Class::Quota),
+        says("NetworkInterfaceLimitExceeded", Class::Quota),
+        says("AddressLimitExceeded", Class::Quota),
+        says("PrivateIpAddressLimitExceeded", Class::Quota),
+        says("ResourceCountExceeded", Class::Quota),
         says("InstanceLimitExceeded", Class::Quota),
         says("MaxSpotInstanceCountExceeded", Class::Quota),
         says("InsufficientInstanceCapacity", Class::Capacity),
@@ -43,6 +49,7 @@ pub const DIALECT: Dialect = Dialect {
         says("InsufficientCapacity", Class::Capacity),
         says("InsufficientFreeAddressesInSubnet", Class::Capacity),
         says("SpotMaxPriceTooLow", Class::Capacity),
+        says("UnfulfillableCapacity", Class::Capacity),
         says("AuthFailure", Class::Auth),
         says("UnauthorizedOperation", Class::Auth),
         says("InvalidClientTokenId", Class::Auth),
@@ -54,6 +61,8 @@ pub const DIALECT: Dialect = Dialect {
         says("OptInRequired", Class::Auth),
         says("Blocked", Class::Auth),
         says("PendingVerification", Class::Auth),
+        // The instance of that token is gone already: another attempt has another token.
+        says("IdempotentInstanceTerminated", Class::Transient),
         // It was refused as it stood; somebody may lift the protection.
         says("OperationNotPermitted", Class::Transient),
         says("IncorrectState", Class::Transient),
@@ -81,14 +90,27 @@ impl fmt::Debug for Wire {
 }
 
 impl HttpClient for Wire {
-    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        SharedHttpConnector::new(self.clone())
+    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        // The machine's metadata server is asked with seconds of patience: most machines have none.
+        let patience = settings.read_timeout().map(|read| read + settings.connect_timeout().unwrap_or_default());
+        SharedHttpConnector::new(Connector { client: self.0.clone(), patience })
     }
 }
 
-impl HttpConnector for Wire {
+#[derive(Debug)]
+struct Connector {
+    client: reqwest::Client,
+    patience: Option<Duration>,
+}
+
+impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        HttpConnectorFuture::new(send(self.0.clone(), request))
+        let (answer, patience) = (send(self.client.clone(), request), self.patience);
+        HttpConnectorFuture::new(async move {
+            let Some(patience) = patience else { return answer.await };
+            let late = |_| ConnectorError::timeout("no answer in time".into());
+            tokio::time::timeout(patience, answer).await.map_err(late)?
+        })
     }
 }
 
@@ -140,8 +162,9 @@ pub fn error<E: ProvideErrorMetadata>(verb: Verb, failed: &Failed<E>, secrets: &
         SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
             Some(cause) if cause.is_user() => (Class::Transient, "no connection"),
             Some(cause) if cause.is_timeout() => (unknown, "no answer in time"),
-            Some(cause) => without_credentials(cause).unwrap_or((unknown, "the connection broke off")),
-            None => (unknown, "the connection broke off"),
+            // What is not of our making comes from before anything was sent.
+            Some(cause) if cause.is_other() => without_credentials(cause).unwrap_or((Class::Transient, "no credentials in time")),
+            _ => (unknown, "the connection broke off"),
         },
         SdkError::TimeoutError(_) => (unknown, "no answer in time"),
         // An answer that cannot be read; of a refusal as well.

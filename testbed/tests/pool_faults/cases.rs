@@ -7,6 +7,8 @@ use testbed::fake_cloud::{Call, Dialect, Effect, FakeCloud, Fault, Knobs, Refusa
 
 use crate::wire::{Side, Stop, Write};
 
+type Credential = fn(&FakeCloud) -> String;
+
 /// A cloud that pools live in: a line for each.
 pub struct Provider {
     /// As in the spec.
@@ -17,8 +19,8 @@ pub struct Provider {
     pub path: &'static str,
     /// The provider block.
     pub block: &'static str,
-    /// The Secret's key, and what is in it; pods need none.
-    pub credential: (&'static str, fn(&FakeCloud) -> String),
+    /// The Secret's keys, and what is in them; pods need none.
+    pub credentials: &'static [(&'static str, Credential)],
     /// Calls that one create makes besides, by which it can be torn apart.
     pub parts: &'static [Call],
     /// Pages of a list of 100 VMs.
@@ -34,15 +36,19 @@ fn token(_: &FakeCloud) -> String {
 
 /// All of them.
 #[rustfmt::skip]
-pub const PROVIDERS: [Provider; 5] = [
-    Provider { name: "digitalocean", dialect: Some(Dialect::DigitalOcean), path: "/v2", block: r#"{"region": "lon1"}"#, credential: ("token", token), parts: &[], pages: 1.0 },
-    Provider { name: "hetzner", dialect: Some(Dialect::Hetzner), path: "", block: r#"{"location": "nbg1"}"#, credential: ("token", token), parts: &[], pages: 2.0 },
-    Provider { name: "vultr", dialect: Some(Dialect::Vultr), path: "/v2", block: r#"{"region": "ewr"}"#, credential: ("token", token), parts: &[], pages: 1.0 },
+pub const PROVIDERS: [Provider; 6] = [
+    Provider { name: "digitalocean", dialect: Some(Dialect::DigitalOcean), path: "/v2", block: r#"{"region": "lon1"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0 },
+    Provider { name: "hetzner", dialect: Some(Dialect::Hetzner), path: "", block: r#"{"location": "nbg1"}"#, credentials: &[("token", token)], parts: &[], pages: 2.0 },
+    Provider { name: "vultr", dialect: Some(Dialect::Vultr), path: "/v2", block: r#"{"region": "ewr"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0 },
+    Provider {
+        name: "aws", dialect: Some(Dialect::Ec2), path: "", block: r#"{"region": "eu-central-1", "ami": "ami-0123456789abcdef0", "spot": {"onDemandFallback": true}}"#,
+        credentials: &[("accessKeyId", token), ("secretAccessKey", token)], parts: &[], pages: 1.0,
+    },
     Provider {
         name: "gcp", dialect: Some(Dialect::Gce), path: "/compute/v1", block: r#"{"project": "test", "zone": "europe-west1-b"}"#,
-        credential: ("serviceAccountKey", |cloud| cloud.service_account_key("test")), parts: &[Call::Operation], pages: 1.0,
+        credentials: &[("serviceAccountKey", |cloud| cloud.service_account_key("test"))], parts: &[Call::Operation], pages: 1.0,
     },
-    Provider { name: "kubernetes", dialect: None, path: "", block: r#"{"image": "proxy:1"}"#, credential: ("", token), parts: &[], pages: 1.0 },
+    Provider { name: "kubernetes", dialect: None, path: "", block: r#"{"image": "proxy:1"}"#, credentials: &[], parts: &[], pages: 1.0 },
 ];
 
 /// How a pool is rolled: each with another limit that binds, so that either shows when it is broken. Always 4 proxies, in

@@ -1,6 +1,7 @@
 //! The life of one pool, from its first proxy through a whole rotation to its end, while something goes wrong; and what
 //! the cloud itself says of it.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -98,9 +99,9 @@ impl Ground {
             // More than the pool ever has: each is free again when its VM is gone.
             let wanted = change["minScaling"].as_u64().unwrap_or(WANTED as u64);
             let cloud = self.cloud(knobs, u32::try_from(wanted)? * 4).await?;
-            let (key, credential) = provider.credential;
             let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
-            let secret = json!({"metadata": {"name": name}, "stringData": {key: credential(&cloud)}});
+            let data: BTreeMap<_, _> = provider.credentials.iter().map(|(key, credential)| (*key, credential(&cloud))).collect();
+            let secret = json!({"metadata": {"name": name}, "stringData": data});
             secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
             spec["credentialsSecretRef"] = json!({"name": name});
             Some(cloud)

@@ -12,6 +12,7 @@ use aether_operator::cluster::pools::Pools;
 use aether_operator::pool::keep::Keeper;
 use aether_operator::pool::wish::Defaults;
 use aether_operator::runtime::lease::{Candidate, Leadership};
+use aether_operator::runtime::metrics::Metrics;
 use kube::Client;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
@@ -87,7 +88,8 @@ async fn operate(client: Client, identity: &str, settings: &Settings) {
         Candidate::new(&client, &settings.namespace, &settings.lease_name, identity, settings.lease.into(), leadership.clone()).run(leads);
     let accounts = Accounts::new(client.clone(), settings.addresses.clone(), Some(settings.settle_seconds)).unwrap();
     let publisher = Publisher::new(client.clone(), identity);
-    let keeper = Keeper::new(Pools::new(client, leadership), publisher, accounts, &settings.namespace, Defaults::default());
+    let keeper =
+        Keeper::new(Pools::new(client, leadership), publisher, accounts, Metrics::default(), &settings.namespace, Defaults::default());
     let keep = async {
         while follows.wait_for(|leads| *leads).await.is_ok() {
             tokio::select! {
