@@ -451,7 +451,7 @@ pub fn is_late(flight: &InFlight, census: &Census<'_>, wish: &Wish, now: Time) -
 fn missing(obs: &Observation, wish: &Wish, census: &Census<'_>) -> Option<i32> {
     let is_empty = obs.list.is_some() && census.all().next().is_none();
     let is_told = obs.meta.annotations.get(names::GONE).is_some_and(|epoch| *epoch == obs.status.epoch.to_string());
-    let is_odd = is_empty && obs.status.known > i32::from(!obs.meta.deleting) && wish.provider.account_is_in_the_secret();
+    let is_odd = is_empty && obs.status.known > 1 && wish.provider.account_is_in_the_secret();
     (is_odd && !is_told).then_some(obs.status.known)
 }
 

@@ -301,7 +301,7 @@ async fn the_secret_of_another_account_makes_no_second_pool(pools: &Arc<PoolBed>
     sleep(Duration::from_secs(10)).await;
     ensure!(ids() == before, "VMs were {before:?} and are {:?}", ids());
     secret(TOKEN).await?;
-    let good = |p: &Value| p["status"]["healthy"] == 3 && condition(p, "RunawayBrake")["status"] == "False";
+    let good = |p: &Value| p["status"]["healthy"] == 3 && condition(p, "RunawayBrake")["status"] != "True";
     pools.until_pool("swapped", "as it was", LIMIT, good).await?;
     ensure!(ids() == before, "VMs were {before:?} and are {:?}", ids());
     delete(pools, "swapped", &uid).await
