@@ -9,7 +9,7 @@ use aether_operator::api::rolling_update::{Decision, Objects, Verdict};
 use aether_operator::api::{RollingUpdateStatus, State};
 use aether_operator::cluster::facts::{Key, Kind};
 use aether_operator::rollout::decide::Cause;
-use aether_operator::rollout::model::{LateCreate, LiveCheck, Memory, Target, late_create};
+use aether_operator::rollout::model::{LateCreate, LiveCheck, Memory, Plan, Target, late_create};
 use rstest::rstest;
 use serde_json::{Value, json};
 use small_world::{Figures, Seen, figures, line, now, seen};
@@ -208,6 +208,10 @@ fn what_a_stale_list_could_undo_is_read_live() {
     let update = LiveCheck::Unchanged(Target { kind: Kind::RollingUpdate, key: Key::new("shop", "web") }, "9".into());
     let pin = Seen { apex: "user", new: None, services: false, weights: None, ..seen("DEPLOYING") }.plan();
     assert!(line(&pin).starts_with("pin web") && pin.actions[0].live.contains(&update), "{:?}", pin.actions[0].live);
+    let pinned = json!({"app": "web", "pod-template-hash": "h1"});
+    let pinned = LiveCheck::Selector(Key::new("shop", "web"), serde_json::from_value(pinned).unwrap());
+    let create = Seen { new: None, weights: None, ..seen("DEPLOYING") }.plan();
+    assert!(line(&create).starts_with("create Deployment") && create.actions[0].live.contains(&pinned), "{:?}", create.actions[0].live);
     let service = LiveCheck::Absent(Target { kind: Kind::Service, key: Key::new("shop", "web") });
     let delete = Seen { rollback: "RollbackBeforeTraffic", service: false, weights: None, ..seen("ROLLING_BACK") }.plan();
     assert!(line(&delete).starts_with("delete Deployment") && delete.actions[0].live.contains(&service), "{:?}", delete.actions[0].live);
@@ -217,6 +221,51 @@ fn what_a_stale_list_could_undo_is_read_live() {
     assert!(line(&unpin).starts_with("unpin web") && unpin.actions[0].live.contains(&new), "{:?}", unpin.actions[0].live);
     let over = Seen { paused: false, apex: "user", ..end }.plan();
     assert!(line(&over).starts_with("ROLLED_BACK") && over.live.contains(&new), "{:?}", over.live);
+    // It may be rolling out by itself, and an update that has begun would hold it in the middle.
+    let workload = LiveCheck::Unchanged(Target { kind: Kind::Deployment, key: Key::new("shop", "web") }, "9".into());
+    let start = seen("PENDING").plan();
+    assert!(line(&start).starts_with("DEPLOYING") && start.live == [workload], "{:?}", start.live);
+}
+
+/// Without a route only labels were written that the Service does not go by yet: nobody has been moved, and nobody is.
+#[test]
+fn a_step_that_moved_nobody_yet_is_not_finished_when_paused() {
+    let spec = json!({"progression": {"steps": ["1:1", "1:0"]}});
+    let said = json!({"objects": {"mode": "Pods"}});
+    let step = Seen { spec, said, route: false, weights: None, held: &[("in force", 99)], ..seen("DEPLOYED") };
+    let heading = || Memory { heading: Some("1:1".parse().unwrap()), ..Memory::default() };
+    assert!(line(&step.plan_with(heading())).starts_with("weigh web-h1, weigh old-0, "), "{}", line(&step.plan_with(heading())));
+    let mut paused = step;
+    paused.spec["control"] = json!({"version": "2.0.0", "paused": true});
+    assert_eq!(line(&paused.plan_with(heading())), "DEPLOYED (Paused)");
+}
+
+/// After a rollback as after a release: whoever deletes what is live hears what to do, until it is there again.
+#[test]
+fn the_live_version_is_missed_after_a_rollback_too() {
+    let ending = Seen {
+        rollback: "RollbackOrdered",
+        paused: false,
+        weights: None,
+        new: None,
+        services: false,
+        apex: "user",
+        ..seen("ROLLING_BACK")
+    };
+    let as_said = |plan: Plan| Some(serde_json::to_value(plan.status.unwrap()).unwrap());
+    let over = Seen { state: "ROLLED_BACK", status: as_said(ending.plan()), ..ending };
+    assert_eq!(line(&over.plan()), "");
+    let deleted = Seen { workload: false, ..over.clone() };
+    let told = deleted.plan();
+    assert_eq!(line(&told), "ROLLED_BACK (LiveVersionGone)");
+    let back = Seen { status: as_said(told), ..over.clone() }.plan();
+    assert_eq!(line(&back), "ROLLED_BACK (RollbackOrdered)");
+    // The next one is another update's affair.
+    assert!(!line(&Seen { rival: true, ..deleted }.plan()).contains("LiveVersionGone"));
+    let earlier = Seen { said: json!({"objects": {"oldRevision": "web-1-5-0"}}), ..over };
+    assert!(line(&earlier.plan()).contains("LiveVersionGone"), "{}", line(&earlier.plan()));
+    let succeeded = Seen { retired: true, new: Some(2), ..earlier };
+    assert!(!line(&succeeded.plan()).contains("LiveVersionGone"), "{}", line(&succeeded.plan()));
 }
 
 /// Its start was refused: another process has begun the update, which may be about to write for it still.

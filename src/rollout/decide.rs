@@ -365,13 +365,13 @@ impl<'a> Turn<'a> {
         self.plan.live = live;
     }
 
-    /// A new object of ours, unless the API server has refused it.
-    pub fn create(&mut self, why: &'static str, kind: Kind, name: &str, object: Value) {
+    /// A new object of ours, unless the API server has refused it, made only if these things are so, read live.
+    pub fn create(&mut self, why: &'static str, kind: Kind, name: &str, object: Value, mut live: Vec<LiveCheck>) {
         if self.memory.refused.contains_key(name) {
             return;
         }
         let key = Key::new(&self.obs.meta.namespace, name);
-        let live = vec![self.still_wanted()];
+        live.push(self.still_wanted());
         self.act_if(why, Write::Create(Target { kind, key }, object), live);
     }
 

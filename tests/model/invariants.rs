@@ -67,6 +67,8 @@ pub struct Checker {
     pub service: Service,
     /// Since when all pods of the live version are there and ready.
     pub whole_since: Option<Time>,
+    /// When no operator ran last.
+    pub alone: Option<Time>,
     /// What people have broken, and until when it may stay broken.
     pub excused: BTreeMap<&'static str, Time>,
     /// Deployments that people have deleted.
@@ -110,6 +112,7 @@ impl Checker {
             recorded: (String::new(), world.now),
             service: Service::new(workload.map_or(0, |w| int(w, "/spec/replicas")), world.now),
             whole_since: None,
+            alone: None,
             excused: BTreeMap::new(),
             deleted: BTreeSet::new(),
             unattended: false,
@@ -239,11 +242,11 @@ impl Checker {
         }
     }
 
-    /// The live version cannot take everything, or could not a moment ago. By pods going back takes writes of many pods,
-    /// and one may be lost or a process be away; a Service goes back in one.
+    /// The live version cannot take everything, or could not a moment ago; as long as no operator runs nobody moves a
+    /// Service to it. By pods going back takes writes of many pods, and one may be lost; a Service goes back in one.
     pub fn comes_back(&self, now: Time) -> bool {
         let lost = if self.by_pods { HEALS } else { Duration::ZERO };
-        self.whole_since.is_none_or(|since| now <= since + self.slack + lost)
+        self.whole_since.is_none_or(|since| now <= self.alone.map_or(since, |alone| alone.max(since)) + self.slack + lost)
     }
 
     pub fn ready_lately(&self, version: &str) -> usize {

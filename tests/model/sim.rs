@@ -254,6 +254,9 @@ impl Sim {
         self.wait_for_news();
         self.thaw()?;
         let now = self.cluster.world.now;
+        if self.operator.down_until.is_some() {
+            self.checkers.iter_mut().for_each(|c| c.alone = Some(now));
+        }
         if self.cluster.step(&mut self.rng) {
             self.checkers.iter_mut().try_for_each(|c| c.look(&self.cluster.world, &self.cluster.plane))?;
         } else {

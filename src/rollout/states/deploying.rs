@@ -14,7 +14,7 @@ use super::shifting::{self, refused_order};
 use super::{Wait, rolling_back, shut, sizing};
 use crate::rollout::build;
 use crate::rollout::decide::{Cause, Turn, shifted_to};
-use crate::rollout::model::{Observation, Target, Write, count};
+use crate::rollout::model::{LiveCheck, Observation, Target, Write, count};
 use crate::rollout::status::{Saying, state_word};
 use crate::rollout::wish::Wish;
 
@@ -188,7 +188,9 @@ fn create_missing(turn: &mut Turn<'_>, wish: &Wish, workload: &Deployment, old_p
     match &obs.new.deployment {
         None => {
             if let Ok(object) = build::deployment(workload, wish, &obs.owner(), name, turn.status.new_instances.unwrap_or(1)) {
-                turn.create("the new version's pods", Kind::Deployment, name, object);
+                // No pod of it may come behind a Service that somebody who is gone has given back since.
+                let pinned = obs.apex.iter().map(|apex| LiveCheck::Selector(apex.meta.key(), apex::pinned_selector(apex, old_pin)));
+                turn.create("the new version's pods", Kind::Deployment, name, object, pinned.collect());
             }
         }
         Some(_) => rebuild(turn, wish, workload),
@@ -220,14 +222,14 @@ pub fn create_missing_services(turn: &mut Turn<'_>, wish: &Wish, old_pin: &Pin) 
     if obs.old.service.is_none() && !obs.by_pods() {
         let version = obs.status.old_version.clone().unwrap_or_default();
         let object = build::version_service(apex, wish, &owner, &obs.objects.old_service, &version, old_pin);
-        turn.create("the old version's Service", Kind::Service, &obs.objects.old_service, object);
+        turn.create("the old version's Service", Kind::Service, &obs.objects.old_service, object, Vec::new());
     }
     if obs.new.service.is_none() {
         let name = &obs.objects.new_revision;
         let version = obs.status.new_version.clone().unwrap_or_default();
         let pin = if obs.by_pods() { pods::serving(name) } else { Pin { key: names::REVISION, value: name.clone() } };
         let object = build::version_service(apex, wish, &owner, name, &version, &pin);
-        turn.create("the new version's Service", Kind::Service, name, object);
+        turn.create("the new version's Service", Kind::Service, name, object, Vec::new());
     }
 }
 

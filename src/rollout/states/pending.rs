@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use crate::api::rolling_update::{Objects, Outcome, Transition};
 use crate::api::{RollingUpdateStatus, State};
+use crate::cluster::facts::Kind;
 use crate::traffic::gate::{self, Gate};
 use crate::traffic::{apex, gateway};
 
 use super::{completing, fence, resting, rolling_back};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, other_version};
-use crate::rollout::model::Observation;
+use crate::rollout::model::{LiveCheck, Observation};
 use crate::rollout::status::Saying;
 use crate::rollout::wish::Wish;
 
@@ -60,6 +61,9 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
                 return;
             }
             turn.starts();
+            // A process that has just begun may not know yet that the workload is rolling out by itself: what was not
+            // held in time must not be held in the middle.
+            turn.say_if(turn.obs.workload.iter().map(|w| LiveCheck::unchanged(Kind::Deployment, &w.meta)).collect());
             turn.status.old_version = turn.obs.live.as_ref().ok().map(|l| l.version.clone());
             turn.status.objects = Some(objects);
             turn.status.new_instances = Some(instances);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY};
+use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY, STALLED};
+use crate::api::rolling_update::Objects;
 use crate::api::{State, names};
 use crate::cluster::facts::{Deployment, Kind, Service};
 use crate::cluster::patch;
@@ -39,39 +40,50 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
         fence::clear(turn);
     }
     status::refresh(&mut turn.status, turn.obs, other_version(wish).as_ref(), turn.now);
-    if turn.obs.status.state == State::Completed {
-        say_whether_live(turn);
-    }
+    say_whether_live(turn);
 }
 
-/// Reason of Ready=False after somebody has deleted the version that this update has brought out.
+/// Reason of Ready=False after somebody has deleted the version that carried the traffic when this update ended.
 const GONE: &str = "LiveVersionGone";
 
-/// Ready says whether the live version is there; and a fight that is over is not told for ever.
+/// Ready says whether the live version is there, whichever end it was; and a fight that is over is not told for ever.
 fn say_whether_live(turn: &mut Turn<'_>) {
     let (obs, now) = (turn.obs, turn.now);
-    let told = conditions::find(&obs.status.conditions, READY).is_some_and(|c| c.reason == GONE);
-    let objects = &obs.objects;
-    let gone = |what_to_do: String| {
-        (Answer::False, GONE, format!("Deployment {}, which was live, does not exist any more; {what_to_do}", objects.new_revision))
-    };
-    let said = match &live(obs).deployment {
-        None if objects.new_revision == objects.workload => Some(gone("create it again".into())),
-        None => Some(gone(format!("scale Deployment {} up to serve again, then raise spec.attempt", objects.workload))),
-        Some(_) => {
-            let version = obs.status.new_version.clone().unwrap_or_default();
-            told.then(|| (Answer::True, "Completed", format!("version {version} is live")))
-        }
-    };
     let list = &mut turn.status.conditions;
+    let told = conditions::find(list, READY).is_some_and(|c| c.reason == GONE);
+    let said = match (gone(obs), conditions::find(list, STALLED).filter(|_| told)) {
+        (Some(message), _) => Some((Answer::False, GONE.to_owned(), message)),
+        // What was said at the end is kept there.
+        (None, Some(end)) => Some(((obs.status.state == State::Completed).into(), end.reason.clone(), end.message.clone())),
+        (None, None) => None,
+    };
     if let Some((answer, reason, message)) = said {
-        conditions::set(list, obs.meta.generation, now, READY, answer, reason, &message);
+        conditions::set(list, obs.meta.generation, now, READY, answer, &reason, &message);
+    }
+    if obs.status.state != State::Completed {
+        return;
     }
     if !interference::is_recent(&obs.status, now) {
         conditions::clear(list, CONFLICTING_MANAGER);
     } else if conditions::find(list, CONFLICTING_MANAGER).is_some() {
         turn.wake_after(interference::MEMORY);
     }
+}
+
+/// The live version does not exist any more, and no other update has brought out the next one: what a person must do.
+fn gone(obs: &Observation) -> Option<String> {
+    let Objects { workload, old_revision, new_revision, .. } = &obs.objects;
+    let name = if obs.status.state == State::Completed { new_revision } else { old_revision };
+    let is_succeeded = obs.rival.is_some() || obs.live.as_ref().is_ok_and(|l| l.revision != *workload && l.revision != *name);
+    if name.is_empty() || live(obs).deployment.is_some() || is_succeeded {
+        return None;
+    }
+    let remedy = if name == workload {
+        "create it again".to_owned()
+    } else {
+        format!("scale Deployment {workload} up to serve again, then raise spec.attempt")
+    };
+    Some(format!("Deployment {name}, which was live, does not exist any more; {remedy}"))
 }
 
 /// The RollingUpdate is deleted and holds no traffic: what it still holds goes back, then the object may go.

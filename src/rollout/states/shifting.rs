@@ -226,10 +226,10 @@ fn old_gone(obs: &Observation) -> Option<Wait> {
 fn is_under_way(turn: &Turn<'_>, from: Ratio, to: Ratio) -> bool {
     let obs = turn.obs;
     if obs.by_pods() {
-        // What was done by a process that could not record it is not undone, were it only to be done again.
-        return turn.memory.heading == Some(to)
-            || endpoints::is_between(obs, from, to)
-            || (endpoints::carries(obs, to) && !endpoints::carries(obs, from));
+        // Labels that nothing selects yet are no step. What was done by a process that could not record it is not undone,
+        // were it only to be done again.
+        let has_begun = !endpoints::carries(obs, from) && (turn.memory.heading == Some(to) || endpoints::carries(obs, to));
+        return has_begun || endpoints::is_between(obs, from, to);
     }
     let ratios: Vec<_> = obs.routes.iter().map(|r| gateway::ratio(r, obs.names())).collect();
     ratios.contains(&Some(to)) && ratios.iter().all(|r| *r == Some(to) || *r == Some(from))

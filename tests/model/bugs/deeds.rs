@@ -6,7 +6,7 @@ use aether_operator::api::{Ratio, State, Time};
 use aether_operator::cluster::facts::{Key, Kind, Meta};
 use aether_operator::cluster::patch;
 use aether_operator::rollout::build::is_as_paused;
-use aether_operator::rollout::model::{Action, Observation, Plan, Target, Write};
+use aether_operator::rollout::model::{Action, LiveCheck, Observation, Plan, Target, Write};
 use aether_operator::traffic::apex::{self, Pin};
 use aether_operator::traffic::{gateway, pods};
 use json_patch::PatchOperation;
@@ -153,6 +153,12 @@ impl Bug {
                 let mut status = obs.status.clone();
                 status.state = State::Completed;
                 plan.status = Some(status);
+            }
+            // What is believed of the pin is not looked at again either.
+            NewPodsBeforeThePin | PinGoneUnnoticed => {
+                for action in &mut plan.actions {
+                    action.live.retain(|check| !matches!(check, LiveCheck::Selector(..)));
+                }
             }
             HeldUpWritesGoThrough => {
                 for action in &mut plan.actions {

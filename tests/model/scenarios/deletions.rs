@@ -111,7 +111,7 @@ fn held() -> Vec<Scenario> {
         apex(RollingBack, 1000).ends(Goal::Held(RollingBack, "RollbackOrdered"), ""),
         route(Deployed, 1000).ends(Goal::Held(Deployed, "RouteNotFound"), ""),
         route(Routing, 9000).ends(Goal::Held(Routing, "RouteNotFound"), ""),
-        Scenario { says: Some("NewVersionGone"), ..workload(Routing, 9000).ends(Goal::State(RolledBack), "") },
+        Scenario { says: Some("LiveVersionGone"), ..workload(Routing, 9000).ends(Goal::State(RolledBack), "") },
         workload(Completing, 1000).ends(Goal::Held(Completing, "NewVersionGone"), ""),
         workload(Completing, 7500).ends(Goal::Held(Completing, "NewVersionGone"), ""),
         nothing_left(),

@@ -1,6 +1,6 @@
 //! Pods mode: no route, so traffic is shifted by the Service's endpoints.
 
-use aether_operator::api::State::{Completed, Completing, Deployed, Deploying, RollingBack, Routing};
+use aether_operator::api::State::{Completed, Completing, Deployed, Deploying, RolledBack, RollingBack, Routing};
 use aether_operator::cluster::facts::Kind::Deployment;
 use serde_json::{Value, json};
 
@@ -117,9 +117,14 @@ fn found() -> Vec<Scenario> {
             .when(When::After(0), Act::Spec(json!({"version": "3.0.0"})))
             .ends(Goal::State(Completed), "3.0.0"),
     ];
+    let again = Act::Spec(json!({"attempt": 2}));
     // Nothing is moved to what ends; a person has to say how it goes on.
     let next = by_pods("the old version of the next release is deleted by a person").when(When::State(Completed, 2000), next("3.0.0"));
     let harm = &["R1", "R10", "size", "share", "R11"];
+    let back = by_pods("the version that a rollback went back to is deleted by a person").when(When::State(Completed, 2000), again);
+    let back = back.orders(When::State(Routing, 7000), rollback());
+    let back = back.harm(When::State(RolledBack, 5000), Act::Remove(Deployment, "web-2-0-0"), &["R10", "R11"], 100_000_000);
+    table.push(Scenario { says: Some("LiveVersionGone"), ..back.ends(Goal::State(RolledBack), "") });
     let next = next.harm(When::Routing("1:1", 2000), Act::Remove(Deployment, "web-2-0-0"), harm, 12_000);
     table.push(Scenario { says: Some("OldVersionGone"), ..next.ends(Goal::Held(Routing, "OldVersionGone"), "") });
     // The pods that carry everything must not be replaced by some that the Service does not select.
