@@ -77,7 +77,7 @@ verdict-table: ## Print what the judge does to thousands of made-up updates, nex
 .PHONY: test-long
 test-long: export AETHER_LONG := 1
 test-long: test test-pools ## Every test, the slowest too, and 10,000 random schedules in the model
-	AETHER_MODEL_RUNS=10000 cargo test --release -p aether-operator --test model random_worlds
+	AETHER_MODEL_RUNS=10000 cargo test --release --no-default-features -p aether-operator --test model random_worlds
 
 .PHONY: lint
 lint: prerequisites ## Format check and clippy

@@ -116,7 +116,9 @@ impl Accounts {
                 (Arc::new(aws::Aws::new(http, base, keys, place).await?), aws::BUDGET, format!("{id} {}", spec.region))
             }
             #[cfg(not(feature = "aws"))]
-            Provider::Aws(_) => return Err(invalid("this operator was built without the cargo feature aws".into())),
+            Provider::Aws(_) => {
+                return Err(Error { class: Class::Invalid, message: "this operator was built without the cargo feature aws".into() });
+            }
         };
         Ok(Arc::new(Limited::new(cloud, self.limiters.of(provider.name(), &credential, budget), self.settle)))
     }
@@ -152,9 +154,4 @@ fn aws_keys(secret: Option<&Secret>) -> Result<aws::Keys, Error> {
 
 fn or(given: Option<&String>, default: &str) -> String {
     given.cloned().unwrap_or_else(|| default.to_owned())
-}
-
-#[cfg(not(feature = "aws"))]
-fn invalid(message: String) -> Error {
-    Error { class: Class::Invalid, message }
 }

@@ -140,7 +140,7 @@ impl Gcp {
     /// The instance that has the order's name already, if it is the pool's for the same slot and epoch.
     async fn namesake(&self, order: &Order) -> Result<Option<Vm>, Error> {
         let found = self.instances(&order.marks.pool, &format!("name={}", order.name)).await?;
-        Ok(found.into_iter().find(|vm| (vm.marks.slot, vm.marks.epoch) == (order.marks.slot, order.marks.epoch)))
+        Ok(marks::of_place(found, &order.marks))
     }
 
     async fn insert(&self, order: &Order, body: &Value) -> Result<Vm, Error> {

@@ -84,7 +84,7 @@ impl Hetzner {
     /// The server that has the order's name already, if it is the pool's for the same slot and epoch.
     async fn namesake(&self, order: &Order) -> Result<Option<Vm>, Error> {
         let found = self.servers(&order.marks.pool, ("name", &order.name)).await?;
-        Ok(found.into_iter().find(|vm| (vm.marks.slot, vm.marks.epoch) == (order.marks.slot, order.marks.epoch)))
+        Ok(marks::of_place(found, &order.marks))
     }
 }
 

@@ -30,7 +30,7 @@ const TOTAL: Duration = Duration::from_secs(30);
 /// Bytes of one answer.
 pub(super) const LONGEST_ANSWER: usize = 16 << 20;
 /// Pages of one list: more is a cloud that goes round in circles.
-const MOST_PAGES: usize = 1000;
+pub(super) const MOST_PAGES: usize = 1000;
 
 /// The client that all clouds of the process share.
 pub fn client() -> Result<Client, Error> {

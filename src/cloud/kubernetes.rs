@@ -21,6 +21,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
 use super::answer::Verb;
+use super::http::MOST_PAGES;
 use super::limiter::Budget;
 use super::marks::{self, NONCE, POOL};
 use super::{Capabilities, Class, Cloud, Error, Marks, Order, Phase, Rate, Vm, address};
@@ -29,7 +30,6 @@ use crate::cluster::client::{CallError, bounded};
 /// The API server protects itself.
 pub const BUDGET: Budget = Budget { burst: 200.0, per_second: 20.0, page: 500 };
 const PER_PAGE: u32 = 500;
-const MOST_PAGES: usize = 1000;
 const FOLDER: &str = "/aether";
 const SCRIPT: &str = "run";
 

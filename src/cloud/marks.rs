@@ -101,6 +101,11 @@ pub fn of_attempt(found: Vec<Vm>, marks: &Marks) -> Option<Vm> {
     found.into_iter().filter(|vm| vm.marks.pool == marks.pool && vm.marks.nonce == marks.nonce).min_by(|a, b| a.id.cmp(&b.id))
 }
 
+/// Of what was found under an order's name the VM that is the pool's for the same slot and epoch, whichever attempt made it.
+pub fn of_place(found: Vec<Vm>, marks: &Marks) -> Option<Vm> {
+    found.into_iter().find(|vm| (vm.marks.slot, vm.marks.epoch) == (marks.slot, marks.epoch))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -48,4 +48,5 @@ mod received;
 pub mod rig;
 pub mod strangers;
 pub mod tinyproxy;
+pub mod trials;
 pub mod watching;

@@ -74,11 +74,7 @@ impl PoolBed {
     async fn start_operator(bed: &Bed, cloud: &FakeCloud, lease: Duration) -> anyhow::Result<Operator> {
         let dialects =
             [("digitalocean", Dialect::DigitalOcean), ("hetzner", Dialect::Hetzner), ("vultr", Dialect::Vultr), ("aws", Dialect::Ec2)];
-        // The operator's clients for DigitalOcean and Vultr count the version to the address.
-        let address = |(name, dialect): (&str, Dialect)| match dialect {
-            Dialect::Hetzner | Dialect::Ec2 => format!("--cloud-address={name}={}", cloud.base_url(dialect)),
-            _ => format!("--cloud-address={name}={}/v2", cloud.base_url(dialect)),
-        };
+        let address = |(name, dialect): (&str, Dialect)| format!("--cloud-address={name}={}", cloud.operators_url(dialect));
         let flags: Vec<String> = dialects.into_iter().map(address).chain(["--cloud-settle-seconds=1".to_owned()]).collect();
         Operator::start_with(bed, "operator", 8081, lease, &flags).await
     }

@@ -5,7 +5,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aether_operator::pool::bootstrap::{Login, Network, Proxy, Seat, nftables_conf, tinyproxy_conf};
@@ -17,7 +16,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::namespace::{self, Entered};
 use testbed::nftables::Nftables;
 use testbed::process::Process;
-use testbed::tinyproxy;
+use testbed::{tinyproxy, trials};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -43,23 +42,16 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The firewall is everybody's: it comes last, and beside nobody.
     arguments.test_threads = Some(1);
-    let ground = if arguments.list { None } else { Some(ground()) };
-    let ground = match ground.transpose() {
-        Ok(ground) => ground.map(Arc::new),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let trial = |name: &'static str, test: fn(&Ground) -> anyhow::Result<()>| {
-        let ground = ground.clone();
-        Trial::test(name, move || test(&*ground.ok_or("nothing to run on")?).map_err(|error| Failed::from(format!("{error:#}"))))
-    };
-    let trials = vec![
-        trial("it_lets_in_whom_it_knows_and_no_other", |ground| ground.runtime.block_on(lets_in(ground))),
-        trial("it_reaches_the_internet_and_no_metadata_server", |ground| ground.runtime.block_on(reaches(ground))),
-    ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    trials::run(&arguments, ground, |ground| {
+        let trial = |name: &'static str, test: fn(&Ground) -> anyhow::Result<()>| {
+            let ground = ground.cloned();
+            Trial::test(name, move || test(&*ground.ok_or("nothing to run on")?).map_err(|error| Failed::from(format!("{error:#}"))))
+        };
+        vec![
+            trial("it_lets_in_whom_it_knows_and_no_other", |ground| ground.runtime.block_on(lets_in(ground))),
+            trial("it_reaches_the_internet_and_no_metadata_server", |ground| ground.runtime.block_on(reaches(ground))),
+        ]
+    })
 }
 
 fn ground() -> anyhow::Result<Ground> {

@@ -29,7 +29,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use super::answer::{self, Verb};
-use super::http::{fits_user_data, named};
+use super::http::{MOST_PAGES, fits_user_data, named};
 use super::limiter::Budget;
 use super::marks::{self, NONCE, POOL};
 use super::{Capabilities, Class, Cloud, Error, Marks, Order, Phase, Rate, Vm, address};
@@ -41,8 +41,6 @@ mod wire;
 pub const BUDGET: Budget = Budget { burst: 20.0, per_second: 2.0, page: 1000 };
 const USER_DATA: usize = 16 << 10;
 const PER_PAGE: i32 = 1000;
-/// Pages of one list: more is a list that goes round in circles.
-const MOST_PAGES: usize = 1000;
 /// All but `terminated`: those are shown for an hour after their end.
 const ALIVE: [&str; 5] = ["pending", "running", "shutting-down", "stopping", "stopped"];
 
@@ -192,7 +190,7 @@ impl Aws {
     /// The instance of an earlier attempt at the same order, if it is the pool's for the same slot and epoch.
     async fn namesake(&self, order: &Order) -> Result<Option<Vm>, Error> {
         let found = self.vms(&order.marks.pool, Some(tagged("Name", &order.name))).await?;
-        Ok(found.into_iter().find(|vm| (vm.marks.slot, vm.marks.epoch) == (order.marks.slot, order.marks.epoch)))
+        Ok(marks::of_place(found, &order.marks))
     }
 
     fn error<E: aws_sdk_ec2::error::ProvideErrorMetadata>(&self, verb: Verb, failed: &wire::Failed<E>, script: &str) -> Error {

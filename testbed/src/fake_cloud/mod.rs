@@ -190,6 +190,16 @@ impl FakeCloud {
         }
     }
 
+    /// What the operator's client of this dialect takes as its base URL: some count the version to it.
+    pub fn operators_url(&self, dialect: Dialect) -> String {
+        let version = match dialect {
+            Dialect::DigitalOcean | Dialect::Vultr => "/v2",
+            Dialect::Gce => "/compute/v1",
+            Dialect::Hetzner | Dialect::Ec2 => "",
+        };
+        self.base_url(dialect) + version
+    }
+
     /// Changes how it behaves.
     pub fn set(&self, change: impl FnOnce(&mut Knobs)) {
         self.cloud.with(|state, _| change(&mut state.knobs));

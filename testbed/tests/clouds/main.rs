@@ -14,6 +14,7 @@ use anyhow::{Context, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::fake_cloud::{Call, Dialect, FakeCloud, Settings, Truth};
 use testbed::strangers::Strangers;
+use testbed::trials;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -31,30 +32,23 @@ const CLIENTS: [(&str, Dialect, Client); 5] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let ground = if arguments.list { None } else { Some(ground()) };
-    let ground = match ground.transpose() {
-        Ok(ground) => ground.map(Arc::new),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let mut trials = Vec::from(CLIENTS.map(|(name, dialect, client)| {
-        trial(name.to_owned(), &ground, async move |strangers: &Strangers| takes_it_for(dialect, |url| client(strangers, url)).await)
-    }));
-    trials.extend(Dialect::ALL.map(|dialect| {
-        let name = format!("our_client_for_{}_and_it", dialect.to_string().replace(' ', "_").to_lowercase());
-        trial(name, &ground, async move |_: &Strangers| ours::lives_in_the_fake(dialect).await)
-    }));
-    trials.push(trial("our_client_for_ec2_and_moto".to_owned(), &ground, ours::lives_in_moto));
-    libtest_mimic::run(&arguments, trials).exit_code()
+    trials::run(&Arguments::from_args(), ground, |ground| {
+        let mut trials = Vec::from(CLIENTS.map(|(name, dialect, client)| {
+            trial(name.to_owned(), ground, async move |strangers: &Strangers| takes_it_for(dialect, |url| client(strangers, url)).await)
+        }));
+        trials.extend(Dialect::ALL.map(|dialect| {
+            let name = format!("our_client_for_{}_and_it", dialect.to_string().replace(' ', "_").to_lowercase());
+            trial(name, ground, async move |_: &Strangers| ours::lives_in_the_fake(dialect).await)
+        }));
+        trials.push(trial("our_client_for_ec2_and_moto".to_owned(), ground, ours::lives_in_moto));
+        trials
+    })
 }
 
-type Ground = Option<Arc<(Runtime, Strangers)>>;
+type Ground = Arc<(Runtime, Strangers)>;
 
-fn trial(name: String, ground: &Ground, test: impl AsyncFnOnce(&Strangers) -> anyhow::Result<()> + Send + 'static) -> Trial {
-    let ground = ground.clone();
+fn trial(name: String, ground: Option<&Ground>, test: impl AsyncFnOnce(&Strangers) -> anyhow::Result<()> + Send + 'static) -> Trial {
+    let ground = ground.cloned();
     Trial::test(name, move || {
         let ground = ground.ok_or("nothing to run on")?;
         let (runtime, strangers) = &*ground;

@@ -19,12 +19,12 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Our client for a dialect, at that fake cloud.
 async fn at(dialect: Dialect, cloud: &FakeCloud) -> anyhow::Result<Arc<dyn Cloud>> {
-    let (http, base) = (client()?, cloud.base_url(dialect));
+    let (http, base) = (client()?, cloud.operators_url(dialect));
     let token = "test".to_owned();
     Ok(match dialect {
         Dialect::DigitalOcean => {
             let place = digitalocean::Place { region: "lon1".into(), size: "s-1vcpu-1gb".into(), image: "ubuntu-24-04-x64".into() };
-            Arc::new(digitalocean::DigitalOcean::new(http, Some(&format!("{base}/v2")), token.into(), place)?)
+            Arc::new(digitalocean::DigitalOcean::new(http, Some(&base), token.into(), place)?)
         }
         Dialect::Hetzner => {
             let place = hetzner::Place { location: "nbg1".into(), server_type: "cx23".into(), image: "ubuntu-24.04".into() };
@@ -32,7 +32,7 @@ async fn at(dialect: Dialect, cloud: &FakeCloud) -> anyhow::Result<Arc<dyn Cloud
         }
         Dialect::Vultr => {
             let place = vultr::Place { region: "ewr".into(), plan: "vc2-1c-1gb".into(), os_id: 2284 };
-            Arc::new(vultr::Vultr::new(http, Some(&format!("{base}/v2")), token.into(), place)?)
+            Arc::new(vultr::Vultr::new(http, Some(&base), token.into(), place)?)
         }
         Dialect::Gce => {
             let place = gcp::Place {
@@ -43,7 +43,7 @@ async fn at(dialect: Dialect, cloud: &FakeCloud) -> anyhow::Result<Arc<dyn Cloud
                 image_family: "ubuntu-2404-lts-amd64".into(),
                 spot: true,
             };
-            Arc::new(gcp::Gcp::new(http, Some(&format!("{base}/compute/v1")), Credential::Token(token.into()), place)?)
+            Arc::new(gcp::Gcp::new(http, Some(&base), Credential::Token(token.into()), place)?)
         }
         Dialect::Ec2 => Arc::new(ec2(&base, "test", "ami-0123456789abcdef0").await?),
     })

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use testbed::fake_cloud::{Call, Dialect, Effect, FakeCloud, Fault, Knobs, Refusal};
+use testbed::pool_bed::TOKEN;
 
 use crate::wire::{Side, Stop, Write};
 
@@ -15,8 +16,6 @@ pub struct Provider {
     pub name: &'static str,
     /// What the fake cloud speaks; `None`: the proxies are pods of the cluster.
     pub dialect: Option<Dialect>,
-    /// What the operator's client counts to the address and the fake cloud to its paths.
-    pub path: &'static str,
     /// The provider block.
     pub block: &'static str,
     /// The Secret's keys, and what is in them; pods need none.
@@ -27,9 +26,6 @@ pub struct Provider {
     pub pages: f64,
 }
 
-/// A bearer token.
-pub const TOKEN: &str = "canary-token-4d7f";
-
 fn token(_: &FakeCloud) -> String {
     TOKEN.to_owned()
 }
@@ -37,18 +33,18 @@ fn token(_: &FakeCloud) -> String {
 /// All of them.
 #[rustfmt::skip]
 pub const PROVIDERS: [Provider; 6] = [
-    Provider { name: "digitalocean", dialect: Some(Dialect::DigitalOcean), path: "/v2", block: r#"{"region": "lon1"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0 },
-    Provider { name: "hetzner", dialect: Some(Dialect::Hetzner), path: "", block: r#"{"location": "nbg1"}"#, credentials: &[("token", token)], parts: &[], pages: 2.0 },
-    Provider { name: "vultr", dialect: Some(Dialect::Vultr), path: "/v2", block: r#"{"region": "ewr"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0 },
+    Provider { name: "digitalocean", dialect: Some(Dialect::DigitalOcean), block: r#"{"region": "lon1"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0 },
+    Provider { name: "hetzner", dialect: Some(Dialect::Hetzner), block: r#"{"location": "nbg1"}"#, credentials: &[("token", token)], parts: &[], pages: 2.0 },
+    Provider { name: "vultr", dialect: Some(Dialect::Vultr), block: r#"{"region": "ewr"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0 },
     Provider {
-        name: "aws", dialect: Some(Dialect::Ec2), path: "", block: r#"{"region": "eu-central-1", "ami": "ami-0123456789abcdef0", "spot": {"onDemandFallback": true}}"#,
+        name: "aws", dialect: Some(Dialect::Ec2), block: r#"{"region": "eu-central-1", "ami": "ami-0123456789abcdef0", "spot": {"onDemandFallback": true}}"#,
         credentials: &[("accessKeyId", token), ("secretAccessKey", token)], parts: &[], pages: 1.0,
     },
     Provider {
-        name: "gcp", dialect: Some(Dialect::Gce), path: "/compute/v1", block: r#"{"project": "test", "zone": "europe-west1-b"}"#,
+        name: "gcp", dialect: Some(Dialect::Gce), block: r#"{"project": "test", "zone": "europe-west1-b"}"#,
         credentials: &[("serviceAccountKey", |cloud| cloud.service_account_key("test"))], parts: &[Call::Operation], pages: 1.0,
     },
-    Provider { name: "kubernetes", dialect: None, path: "", block: r#"{"image": "proxy:1"}"#, credentials: &[], parts: &[], pages: 1.0 },
+    Provider { name: "kubernetes", dialect: None, block: r#"{"image": "proxy:1"}"#, credentials: &[], parts: &[], pages: 1.0 },
 ];
 
 /// How a pool is rolled: each with another limit that binds, so that either shows when it is broken. Always 4 proxies, in

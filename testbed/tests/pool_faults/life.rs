@@ -15,12 +15,13 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use testbed::fake_cloud::{Change, FakeCloud, Knobs, Settings, Truth};
+use testbed::pool_bed::TOKEN;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep};
 
-use crate::cases::{Case, Fate, LAG, Provider, TOKEN, WANTED};
+use crate::cases::{Case, Fate, LAG, Provider, WANTED};
 use crate::operator::{self, Log, Operator};
 use crate::wire::{self, Gate};
 use crate::world::{Pods, World};
@@ -119,7 +120,7 @@ impl Ground {
 
     /// What an operator of that pool is started with.
     pub fn settings(name: &str, provider: &Provider, world: &World, log: &Log) -> operator::Settings {
-        let address = |(cloud, dialect): (&FakeCloud, _)| (provider.name.to_owned(), cloud.base_url(dialect) + provider.path);
+        let address = |(cloud, dialect): (&FakeCloud, _)| (provider.name.to_owned(), cloud.operators_url(dialect));
         operator::Settings {
             namespace: NAMESPACE.into(),
             lease_name: name.into(),

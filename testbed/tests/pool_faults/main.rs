@@ -25,6 +25,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use testbed::bed::{Bed, BedOptions};
 use testbed::binaries::Binaries;
+use testbed::pool_bed::LOGIN;
 use testbed::{namespace, operator as installed};
 use tokio::runtime::Runtime;
 
@@ -109,7 +110,7 @@ fn main() -> ExitCode {
             let bed = Bed::boot(&namespace, BedOptions::default()).await?;
             installed::install(&bed).await?;
             bed.create_namespace(NAMESPACE).await?;
-            let login = json!({"username": "canary-user", "password": "canary-password-9b2e"});
+            let login = json!({"username": LOGIN[0], "password": LOGIN[1]});
             bed.apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "proxy-auth", "namespace": NAMESPACE}, "stringData": login}))
                 .await?;
             let ground = Ground { client: bed.client(), machines: machines::start().await?, pods: Pods::watch(&bed.client(), NAMESPACE), next: AtomicU32::new(1) };
