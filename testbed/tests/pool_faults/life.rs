@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use testbed::fake_cloud::{Change, FakeCloud, Knobs, Settings, Truth};
 use testbed::pool_bed::TOKEN;
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use crate::cases::{Case, Fate, LAG, Provider, WANTED};
@@ -49,6 +49,7 @@ pub struct Ground {
     pub machines: UnboundedSender<Change>,
     pub pods: Pods,
     pub next: AtomicU32,
+    pub places_for_pods: Semaphore,
 }
 
 /// What came of a case.

@@ -28,6 +28,7 @@ use testbed::binaries::Binaries;
 use testbed::pool_bed::LOGIN;
 use testbed::{namespace, operator as installed};
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 
 use cases::{Case, PROVIDERS, Provider};
 use life::{Ground, NAMESPACE, Report};
@@ -36,6 +37,8 @@ use world::Pods;
 
 /// They wait for clocks nearly all of the time, but each has an operator of its own.
 const AT_ONCE: usize = 150;
+/// Of those whose proxies are real pods: these do not only wait.
+const WITH_PODS_AT_ONCE: usize = 30;
 /// A cloud's part of the default run is one of so many.
 const SHARE: usize = 6;
 
@@ -66,7 +69,10 @@ fn trials(ground: Option<&(Arc<Runtime>, Arc<Ground>)>, told: &Told) -> Vec<Tria
         Trial::test(case.name.clone(), move || {
             let (runtime, ground) = ground.ok_or("no bed")?;
             let (log, mut report) = (Log::default(), Report::default());
-            let lived = runtime.block_on(life::live(&ground, &case, &log, &mut report));
+            let lived = runtime.block_on(async {
+                let _place = if case.provider.dialect.is_none() { Some(ground.places_for_pods.acquire().await?) } else { None };
+                life::live(&ground, &case, &log, &mut report).await
+            });
             let verdict = match &lived {
                 Err(error) => Err(format!("{error:#}")),
                 Ok(()) if report.leaked + report.twins + report.below + report.above > 0 => Err("a rule is broken".to_owned()),
@@ -113,7 +119,7 @@ fn main() -> ExitCode {
             let login = json!({"username": LOGIN[0], "password": LOGIN[1]});
             bed.apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "proxy-auth", "namespace": NAMESPACE}, "stringData": login}))
                 .await?;
-            let ground = Ground { client: bed.client(), machines: machines::start().await?, pods: Pods::watch(&bed.client(), NAMESPACE), next: AtomicU32::new(1) };
+            let ground = Ground { client: bed.client(), machines: machines::start().await?, pods: Pods::watch(&bed.client(), NAMESPACE), next: AtomicU32::new(1), places_for_pods: Semaphore::new(WITH_PODS_AT_ONCE) };
             anyhow::Ok((bed, Arc::new(ground)))
         })?;
         let begun = std::time::Instant::now();

@@ -1,7 +1,7 @@
 //! Where the proxies of a case really are: a cloud of its own, or pods of the cluster. Both say what happened in the same
 //! words, so that they are judged in the same way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
@@ -63,11 +63,19 @@ impl Pods {
         let seen = all.clone();
         tokio::spawn(async move {
             let mut events = std::pin::pin!(watcher(pods, watcher::Config::default()));
+            let mut listed = BTreeSet::new();
             while let Some(event) = events.next().await {
                 match event {
-                    Ok(Event::Apply(pod) | Event::InitApply(pod)) => seen.note(&pod, false),
+                    Ok(Event::Apply(pod)) => seen.note(&pod, false),
                     Ok(Event::Delete(pod)) => seen.note(&pod, true),
-                    Ok(Event::Init | Event::InitDone) | Err(_) => {}
+                    // A watch that the API server has ended begins anew with a list: what went meanwhile is not on it.
+                    Ok(Event::Init) => listed.clear(),
+                    Ok(Event::InitApply(pod)) => {
+                        listed.extend(pod.uid());
+                        seen.note(&pod, false);
+                    }
+                    Ok(Event::InitDone) => seen.only(&listed),
+                    Err(_) => {}
                 }
             }
         });
@@ -101,6 +109,14 @@ impl Pods {
             vm.doomed.get_or_insert(now);
         }
         if is_gone {
+            vm.ends.get_or_insert((now, End::Deleted));
+        }
+    }
+
+    fn only(&self, listed: &BTreeSet<String>) {
+        let now = Utc::now();
+        let mut all = self.0.lock().unwrap();
+        for (_, vm) in all.iter_mut().filter(|(uid, _)| !listed.contains(*uid)) {
             vm.ends.get_or_insert((now, End::Deleted));
         }
     }
