@@ -15,6 +15,7 @@ pub mod cloud;
 pub mod cluster;
 pub mod install;
 pub mod metrics_source;
+pub mod orders;
 pub mod pool;
 pub mod rollout;
 pub mod runtime;
