@@ -53,12 +53,12 @@ pub struct Operator {
 impl Operator {
     /// Starts an operator and waits until it knows the cluster. Several may run: names tell their logs and ports apart.
     pub async fn start(bed: &Bed, name: &str, admin_port: u16, lease: Duration) -> anyhow::Result<Self> {
-        Self::start_build(bed, &binary()?, name, admin_port, lease).await
+        Self::start_build(bed, &built(NAME)?, name, admin_port, lease).await
     }
 
     /// As [`Operator::start`], with more of its flags.
     pub async fn start_with(bed: &Bed, name: &str, admin_port: u16, lease: Duration, flags: &[String]) -> anyhow::Result<Self> {
-        Self::launch(bed, &binary()?, name, admin_port, lease, flags).await
+        Self::launch(bed, &built(NAME)?, name, admin_port, lease, flags).await
     }
 
     /// As [`Operator::start`], with another build of it.
@@ -66,13 +66,31 @@ impl Operator {
         Self::launch(bed, program, name, admin_port, lease, &[]).await
     }
 
+    /// As [`Operator::start`], with an environment.
+    pub async fn start_in(bed: &Bed, name: &str, admin_port: u16, lease: Duration, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::launch_in(bed, &built(NAME)?, name, admin_port, lease, &[], environment).await
+    }
+
     async fn launch(bed: &Bed, program: &Path, name: &str, admin_port: u16, lease: Duration, flags: &[String]) -> anyhow::Result<Self> {
+        Self::launch_in(bed, program, name, admin_port, lease, flags, &[]).await
+    }
+
+    async fn launch_in(
+        bed: &Bed,
+        program: &Path,
+        name: &str,
+        admin_port: u16,
+        lease: Duration,
+        flags: &[String],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, NAME).await?;
         let mut command = Command::new(program);
         command
             .args(["run", "--namespace", NAMESPACE, "--admin-address", &format!("127.0.0.1:{admin_port}")])
             .args(["--lease-seconds", &lease.as_secs().to_string()])
             .args(flags)
+            .envs(environment.iter().copied())
             .env("KUBECONFIG", kubeconfig)
             .env("RUST_LOG", "info,aether_operator=debug,kube_client=warn");
         let mut process = Process::spawn(bed.dir(), name, command)?;
@@ -130,20 +148,16 @@ impl Operator {
     }
 }
 
-/// The operator's binary, built beside this one.
-fn binary() -> anyhow::Result<PathBuf> {
+/// One of the repository's programs, built beside this one.
+pub fn built(name: &str) -> anyhow::Result<PathBuf> {
     let mine = std::env::current_exe()?;
-    mine.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join(NAME))
-        .find(|path| path.is_file())
-        .context("the operator is not built yet; run `make build` first")
+    let beside = mine.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
+    beside.with_context(|| format!("{name} is not built yet; run `make build` first"))
 }
 
 /// The operator's release build, in the same target folder.
 pub fn release_binary() -> anyhow::Result<PathBuf> {
-    let debug = binary()?;
+    let debug = built(NAME)?;
     let release = debug.ancestors().nth(2).map(|target| target.join("release").join(NAME));
     release.filter(|path| path.is_file()).context("the operator is not built for release yet; run `make bench`")
 }
