@@ -20,14 +20,17 @@ use crate::cluster::client::{CallError, bounded};
 use crate::pool::keep::CONFIG;
 use crate::pool::wish::Defaults;
 
+use super::pools::{self, Eviction};
 use super::updates::{self, Begin, Order, Start};
 use super::view::Update;
-use super::{Class, Refusal, pools};
+use super::{Class, Refusal};
 
 /// Field manager of what people ask for.
 const MANAGER: &str = "aether";
 /// How often somebody else may be faster.
 const TRIES: usize = 10;
+/// Time for the operator to look at a pool that has changed.
+const FORGETS: Duration = Duration::from_secs(1);
 
 /// Where people's orders are taken.
 #[derive(Clone)]
@@ -250,14 +253,26 @@ impl Desk {
         let api = Api::<ProxyPool>::namespaced(self.client.clone(), &namespace);
         let what = format!("pool {name} in namespace {namespace}");
         let mut read = pool.clone();
-        for _ in 0..TRIES {
-            let Some(patch) = pools::evict(&read, address) else { return Ok(()) };
+        let mut tries = 0;
+        loop {
+            let (patch, is_asked) = match pools::evict(&read, address) {
+                Eviction::Asked => return Ok(()),
+                Eviction::Forget(patch) => (patch, false),
+                Eviction::Ask(patch) => (patch, true),
+            };
             match bounded(api.patch(&name, &params(manner), &Patch::Merge(guarded(patch, read.resource_version(), manner)))).await {
-                Err(e) if e.code() == Some(409) => read = bounded(api.get(&name)).await.map_err(|e| refusal(&e, &what))?,
-                other => return other.map(|_| ()).map_err(|e| refusal(&e, &what)),
+                Ok(_) if is_asked || manner.dry_run => return Ok(()),
+                // The operator has to see that the old entry is gone.
+                Ok(_) => tokio::time::sleep(FORGETS).await,
+                Err(e) if e.code() == Some(409) => {}
+                Err(e) => return Err(refusal(&e, &what)),
             }
+            tries += 1;
+            if tries > TRIES {
+                return Err(overtaken());
+            }
+            read = bounded(api.get(&name)).await.map_err(|e| refusal(&e, &what))?;
         }
-        Err(overtaken())
     }
 
     fn updates_in(&self, namespace: &str) -> Api<RollingUpdate> {

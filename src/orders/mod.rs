@@ -9,6 +9,9 @@ pub mod pools;
 pub mod updates;
 pub mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use desk::Desk;
 pub use updates::{Order, Start};
 

@@ -66,18 +66,33 @@ pub fn has(pool: &ProxyPool, address: IpAddr) -> bool {
     lists.into_iter().flatten().any(|ip| ip.parse() == Ok(address))
 }
 
-/// The merge patch that evicts an address; `None`: it is asked for already. Answered entries go with it.
-pub fn evict(pool: &ProxyPool, address: IpAddr) -> Option<Value> {
+/// What an eviction needs to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Eviction {
+    /// Nothing: it is asked for already.
+    Asked,
+    /// The same address was evicted before, and the answer to that must go first: a merge patch that has it forgotten.
+    Forget(Value),
+    /// A merge patch with the address in it. What was answered goes with it.
+    Ask(Value),
+}
+
+/// Decides how an address is evicted. An entry is answered once, so the same text is news only after it was gone.
+pub fn evict(pool: &ProxyPool, address: IpAddr) -> Eviction {
+    let address = address.to_string();
     let answered = |entry: &str| pool.status.iter().flat_map(|s| &s.evicted).any(|e| e.entry == entry);
     let text = pool.annotations().get(names::EVICT).map_or("", String::as_str);
     let entries = text.split(',').map(str::trim).filter(|e| !e.is_empty());
-    let address = address.to_string();
     let mut open: Vec<&str> = entries.filter(|e| !answered(e)).collect();
     if open.contains(&address.as_str()) {
-        return None;
+        return Eviction::Asked;
+    }
+    let patch = |entries: &[&str]| json!({"metadata": {"annotations": {names::EVICT: entries.join(",")}}});
+    if answered(&address) {
+        return Eviction::Forget(patch(&open));
     }
     open.push(&address);
-    Some(json!({"metadata": {"annotations": {names::EVICT: open.join(",")}}}))
+    Eviction::Ask(patch(&open))
 }
 
 /// The operator-wide configuration, as REST spells it.

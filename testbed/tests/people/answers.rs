@@ -139,7 +139,8 @@ pub async fn starts_that_are_refused(pools: &Arc<PoolBed>) -> anyhow::Result<()>
 pub async fn pools_over_rest(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     let limit = crate::place::LIMIT;
     let namespace = testbed::pool_bed::NAMESPACE;
-    let uid = pools.apply("rest", "hetzner", json!({"minScaling": 3, "rolling": {"enabled": true, "minAvailable": 1, "batchSize": 1}})).await?;
+    let uid =
+        pools.apply("rest", "hetzner", json!({"minScaling": 3, "rolling": {"enabled": true, "minAvailable": 1, "batchSize": 1}})).await?;
     let pool = pools.until_pool("rest", "healthy", limit, |p| p.pointer("/status/healthy") == Some(&json!(3))).await?;
     account(pools, namespace, "keeper", "admin").await?;
     let keeper = token(pools, namespace, "keeper", AUDIENCE).await?;
@@ -152,7 +153,10 @@ pub async fn pools_over_rest(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     let page = expect(&keeper, "GET", &path("/?offset=0&limit=2"), Value::Null, 200, "").await?;
     ensure!(page["proxies"].as_array().is_some_and(|p| p.len() == 2), "{page:#}");
     let proxy = expect(&keeper, "GET", &path("/random"), Value::Null, 200, "").await?;
-    ensure!(proxy["proxy"]["url"].as_str().is_some_and(|u| u.starts_with("http://")) && proxy["proxy"]["auth_enabled"] == true, "{proxy:#}");
+    ensure!(
+        proxy["proxy"]["url"].as_str().is_some_and(|u| u.starts_with("http://")) && proxy["proxy"]["auth_enabled"] == true,
+        "{proxy:#}"
+    );
     expect(&keeper, "DELETE", &path("/destroy?ip_address=not-an-address"), Value::Null, 422, "detail").await?;
     expect(&keeper, "DELETE", &path("/destroy"), Value::Null, 422, "ip_address").await?;
     expect(&keeper, "DELETE", &path("/destroy?ip_address=203.0.113.7"), Value::Null, 404, "203.0.113.7").await?;

@@ -46,7 +46,10 @@ pub async fn a_release_from_the_first_to_the_last_command(pools: &Arc<PoolBed>) 
     let update = place.update("web").await?;
     let by = update.pointer("/status/history").and_then(|h| h.as_array()?.last()?["by"].as_str().map(str::to_owned));
     let history = update["status"]["history"].as_array().context("no history")?;
-    ensure!(history.iter().any(|t| t["by"].as_str().is_some_and(|by| by.contains("cli-release:dev"))), "nobody is named: {history:#?} {by:?}");
+    ensure!(
+        history.iter().any(|t| t["by"].as_str().is_some_and(|by| by.contains("cli-release:dev"))),
+        "nobody is named: {history:#?} {by:?}"
+    );
     let over = place.run("aether update rollback web").await?;
     ensure!(over.code == 1 && over.err.contains("ROLLED_BACK"), "{over:?}");
     place.close().await

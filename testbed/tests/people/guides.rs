@@ -55,7 +55,11 @@ const UPDATES: [Block; 20] = [
         given: Given::Unknown,
         commands: &["aether update start org.example:my-slice 2.0.0 \\\n    --max-error-rate 0.01 \\\n    --max-latency-ms 500"],
     },
-    Block { title: "Cleanup Policies", given: Given::Live, commands: &["aether update start org.example:my-slice 2.0.0 --cleanup GRACE_PERIOD"] },
+    Block {
+        title: "Cleanup Policies",
+        given: Given::Live,
+        commands: &["aether update start org.example:my-slice 2.0.0 --cleanup GRACE_PERIOD"],
+    },
     Block {
         title: "Adjust Routing",
         given: Given::Deployed,
@@ -90,7 +94,11 @@ const UPDATES: [Block; 20] = [
     Block { title: "Get Update Status", given: Given::Deployed, commands: &["curl http://localhost:8080/rolling-update/<id>"] },
     Block { title: "List Active Updates", given: Given::Deployed, commands: &["curl http://localhost:8080/rolling-updates"] },
     Block { title: "Get Health Metrics", given: Given::Deployed, commands: &["curl http://localhost:8080/rolling-update/<id>/health"] },
-    Block { title: "Complete Update", given: Given::AllNew, commands: &["curl -X POST http://localhost:8080/rolling-update/<id>/complete"] },
+    Block {
+        title: "Complete Update",
+        given: Given::AllNew,
+        commands: &["curl -X POST http://localhost:8080/rolling-update/<id>/complete"],
+    },
     Block { title: "Rollback", given: Given::Deployed, commands: &["curl -X POST http://localhost:8080/rolling-update/<id>/rollback"] },
     Block {
         title: "Gradual Traffic Shifting",
@@ -179,7 +187,8 @@ async fn note(title: &str, command: &str, said: &Said) {
 /// The table of what ran, as Markdown.
 pub async fn table() -> String {
     let rows = TABLE.lock().await;
-    let rows: Vec<String> = rows.iter().map(|[title, command, said]| format!("| {title} | `{command}` | {} |", said.replace('|', "\\|"))).collect();
+    let rows: Vec<String> =
+        rows.iter().map(|[title, command, said]| format!("| {title} | `{command}` | {} |", said.replace('|', "\\|"))).collect();
     format!("| block | command | first line of what it said |\n|---|---|---|\n{}", rows.join("\n"))
 }
 
@@ -187,9 +196,9 @@ pub async fn table() -> String {
 pub async fn rolling_updates(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     use futures::{StreamExt as _, TryStreamExt as _};
     let blocks = UPDATES.iter().enumerate();
-    futures::stream::iter(blocks.map(|(n, block)| async move {
-        rehearse(pools, n, block).await.with_context(|| format!("block {n}, {}", block.title))
-    }))
+    futures::stream::iter(
+        blocks.map(|(n, block)| async move { rehearse(pools, n, block).await.with_context(|| format!("block {n}, {}", block.title)) }),
+    )
     .buffer_unordered(6)
     .try_collect::<Vec<()>>()
     .await?;
@@ -260,7 +269,12 @@ async fn look(place: &Place, name: &str, line: &str, said: &Said) -> anyhow::Res
     if line.contains("start") {
         place.until(name, "started", |u| u["status"]["newVersion"] == "2.0.0" && u["status"]["state"] != "PENDING").await?;
     }
-    if line.contains("-r ") || line.contains("/routing") || line.contains("complete") || line.contains("rollback") || line.contains("undeploy") {
+    if line.contains("-r ")
+        || line.contains("/routing")
+        || line.contains("complete")
+        || line.contains("rollback")
+        || line.contains("undeploy")
+    {
         let update = place.follows(name).await?;
         let state = update["status"]["state"].as_str().unwrap_or_default();
         let wanted = match line {
@@ -289,7 +303,11 @@ pub async fn rolling_deployments(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     let limit = crate::place::LIMIT;
     pools.apply("default", "digitalocean", json!({"minScaling": 5})).await?;
     pools.until_pool("default", "healthy", limit, |pool| pool.pointer("/status/healthy") == Some(&json!(5))).await?;
-    let place = Place { pools: pools.clone(), namespace: testbed::pool_bed::NAMESPACE.into(), kubeconfig: pools.bed.dir().join("pools.kubeconfig") };
+    let place = Place {
+        pools: pools.clone(),
+        namespace: testbed::pool_bed::NAMESPACE.into(),
+        kubeconfig: pools.bed.dir().join("pools.kubeconfig"),
+    };
     std::fs::copy(pools.bed.kubeconfig(), &place.kubeconfig)?;
     place.run("kubectl config set-context --current --namespace=$NAMESPACE").await?.succeeded()?;
     let _ports = PORTS.lock().await;
