@@ -104,9 +104,8 @@ pub fn is_deployed(update: &RollingUpdate) -> bool {
 
 /// The name part of `group:name`, which a new RollingUpdate is named after.
 pub fn name_of(artifact_base: &str) -> Result<&str, Refusal> {
-    let wrong = || {
-        Refusal::invalid(format!("artifactBase: {artifact_base:.80?} is no artifact; write group:name, for example org.example:my-slice"))
-    };
+    let shown: String = artifact_base.chars().take(80).collect();
+    let wrong = || Refusal::invalid(format!("artifactBase: {shown:?} is no artifact; write group:name, for example org.example:my-slice"));
     let (group, name) = artifact_base.split_once(':').ok_or_else(wrong)?;
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     let good = !group.is_empty()
