@@ -17,6 +17,7 @@ pub mod install;
 pub mod metrics_source;
 pub mod orders;
 pub mod pool;
+pub mod rest;
 pub mod rollout;
 pub mod runtime;
 pub mod traffic;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -100,6 +101,18 @@ impl Desk {
 
     /// Starts an update: creates its object, or moves the one that is there to the version.
     pub async fn start(&self, namespace: &str, start: &Start, supersede: bool, manner: Manner<'_>) -> Result<RollingUpdate, Refusal> {
+        self.start_where(namespace, start, supersede, manner, &|_| std::future::ready(Ok(())).boxed()).await
+    }
+
+    /// As [`Desk::start`]; one that is there, by name, is moved only where `may_move` agrees.
+    pub async fn start_where(
+        &self,
+        namespace: &str,
+        start: &Start,
+        supersede: bool,
+        manner: Manner<'_>,
+        may_move: &(dyn Fn(String) -> BoxFuture<'static, Result<(), Refusal>> + Send + Sync),
+    ) -> Result<RollingUpdate, Refusal> {
         let api = self.updates_in(namespace);
         for _ in 0..TRIES {
             let there = self.updates(Some(namespace)).await?;
@@ -117,6 +130,7 @@ impl Desk {
                 }
                 Begin::Move(name, patch) => {
                     let Some(read) = there.iter().find(|u| u.name_any() == name) else { continue };
+                    may_move(name).await?;
                     self.write(read, patch, manner).await
                 }
             };
