@@ -1,0 +1,3 @@
+pub async fn run(_s: &super::session::Session, _a: super::args::Pool) -> Result<(), super::Failure> {
+    Err(super::Failure::failed("not built yet"))
+}
