@@ -16,7 +16,7 @@ pub fn access(namespace: &str) -> Vec<Value> {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
     let watch = ["get", "list", "watch"];
     let cluster_rules = [
-        rule("aether.dev", &["rollingupdates"], &["get", "list", "watch", "patch"]),
+        rule("aether.dev", &["rollingupdates"], &["get", "list", "watch", "create", "patch"]),
         rule("aether.dev", &["rollingupdates/status"], &["patch"]),
         rule("apps", &["deployments"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule("apps", &["replicasets"], &["get", "list", "watch", "patch"]),
@@ -32,8 +32,12 @@ pub fn access(namespace: &str) -> Vec<Value> {
         rule("", &["secrets"], &["get", "create", "update", "patch", "delete"]),
         rule("discovery.k8s.io", &["endpointslices"], &["create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
+        // Who asks over REST, and whether they may.
+        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+        rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
     ];
-    let own_rules = [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]), rule("", &["configmaps"], &["get"])];
+    let own_rules =
+        [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]), rule("", &["configmaps"], &["get", "create", "patch"])];
     let binding = |kind: &str, role: &str, namespaced: Option<&str>| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,

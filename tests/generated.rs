@@ -7,7 +7,7 @@ mod state_table;
 use std::path::Path;
 
 use aether_operator::api::State;
-use aether_operator::{api, install};
+use aether_operator::{api, install, rest};
 use rstest::rstest;
 
 fn check(file: &str, wanted: &str) {
@@ -36,6 +36,11 @@ fn access() {
 #[test]
 fn finalizer_policy() {
     check("deploy/finalizer-policy.yaml", &install::to_yaml(&install::finalizer_policy()).unwrap());
+}
+
+#[test]
+fn openapi() {
+    check("openapi.json", &rest::openapi::text());
 }
 
 #[test]

@@ -88,6 +88,7 @@ impl Operator {
         let mut command = Command::new(program);
         command
             .args(["run", "--namespace", NAMESPACE, "--admin-address", &format!("127.0.0.1:{admin_port}")])
+            .args(["--api-address", &format!("127.0.0.1:{}", api_port(admin_port))])
             .args(["--lease-seconds", &lease.as_secs().to_string()])
             .args(flags)
             .envs(environment.iter().copied())
@@ -146,6 +147,11 @@ impl Operator {
         let kib = |name: &str| field(name).with_context(|| format!("no {name} in the process status"));
         Ok((kib("VmRSS:")? / 1024, kib("VmHWM:")? / 1024))
     }
+}
+
+/// Where an operator with that admin port serves REST.
+pub fn api_port(admin_port: u16) -> u16 {
+    admin_port + 1000
 }
 
 /// One of the repository's programs, built beside this one.
