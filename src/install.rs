@@ -6,6 +6,10 @@ use serde_json::{Value, json};
 
 use crate::api::names;
 
+mod orders;
+
+pub use orders::{APPROVER, EDITOR, VIEWER, ordered_by_policy, orders_policy, roles};
+
 /// Default namespace of the operator.
 pub const NAMESPACE: &str = "aether-system";
 /// Name of the ServiceAccount and roles.
@@ -32,6 +36,9 @@ pub fn access(namespace: &str) -> Vec<Value> {
         rule("", &["secrets"], &["get", "create", "update", "patch", "delete"]),
         rule("discovery.k8s.io", &["endpointslices"], &["create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
+        // The orders that it writes for people, whose right to each it has asked for.
+        rule("aether.dev", &["rollingupdates"], &orders::verbs("rollingupdates")),
+        rule("aether.dev", &["proxypools"], &orders::verbs("proxypools")),
     ];
     let own_rules = [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]), rule("", &["configmaps"], &["get"])];
     let binding = |kind: &str, role: &str, namespaced: Option<&str>| {

@@ -39,6 +39,13 @@ fn finalizer_policy() {
 }
 
 #[test]
+fn orders() {
+    check("deploy/orders-policy.yaml", &install::to_yaml(&install::orders_policy(install::NAMESPACE)).unwrap());
+    check("deploy/ordered-by-policy.yaml", &install::to_yaml(&install::ordered_by_policy(install::NAMESPACE)).unwrap());
+    check("deploy/roles.yaml", &install::to_yaml(&install::roles()).unwrap());
+}
+
+#[test]
 fn states() {
     check("docs/states.md", &state_table::page());
 }
