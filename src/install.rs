@@ -6,6 +6,10 @@ use serde_json::{Value, json};
 
 use crate::api::names;
 
+mod orders;
+
+pub use orders::{APPROVER, EDITOR, VIEWER, ordered_by_policy, orders_policy, roles};
+
 /// Default namespace of the operator.
 pub const NAMESPACE: &str = "aether-system";
 /// Name of the ServiceAccount and roles.
@@ -35,6 +39,9 @@ pub fn access(namespace: &str) -> Vec<Value> {
         // Who asks over REST, and whether they may.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
         rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
+        // The orders that it writes for people, whose right to each it has asked for.
+        rule("aether.dev", &["rollingupdates"], &orders::verbs("rollingupdates")),
+        rule("aether.dev", &["proxypools"], &orders::verbs("proxypools")),
     ];
     let own_rules =
         [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]), rule("", &["configmaps"], &["get", "create", "patch"])];

@@ -26,7 +26,7 @@ enum Command {
     Crds,
     /// Print the OpenAPI document of the REST API as JSON.
     Openapi,
-    /// Print ServiceAccount, roles and admission policy as YAML.
+    /// Print ServiceAccount, roles and admission policies as YAML.
     Rbac {
         /// Namespace the operator is installed in.
         #[arg(long, default_value = install::NAMESPACE)]
@@ -148,7 +148,11 @@ fn run_command() -> anyhow::Result<()> {
         Command::Run(args) => operate(args),
         Command::Crds => print(&install::to_yaml(&api::crds())?),
         Command::Openapi => print(&rest::openapi::text()),
-        Command::Rbac { namespace } => print(&install::to_yaml(&install::access(&namespace))?),
+        Command::Rbac { namespace } => {
+            let (access, roles) = (install::access(&namespace), install::roles());
+            let (asked, named) = (install::orders_policy(&namespace), install::ordered_by_policy(&namespace));
+            print(&install::to_yaml(&[access, roles, install::finalizer_policy(), asked, named].concat())?)
+        }
     }
 }
 

@@ -44,6 +44,13 @@ fn openapi() {
 }
 
 #[test]
+fn orders() {
+    check("deploy/orders-policy.yaml", &install::to_yaml(&install::orders_policy(install::NAMESPACE)).unwrap());
+    check("deploy/ordered-by-policy.yaml", &install::to_yaml(&install::ordered_by_policy(install::NAMESPACE)).unwrap());
+    check("deploy/roles.yaml", &install::to_yaml(&install::roles()).unwrap());
+}
+
+#[test]
 fn states() {
     check("docs/states.md", &state_table::page());
 }

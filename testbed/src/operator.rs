@@ -22,12 +22,10 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Installs definitions, rights and the finalizer policy from the repository's own manifests.
+/// Installs definitions, rights, roles and policies from the repository's own manifests.
 pub async fn install(bed: &Bed) -> anyhow::Result<()> {
-    for file in
-        ["crds/aether.dev_rollingupdates.yaml", "crds/aether.dev_proxypools.yaml", "deploy/access.yaml", "deploy/finalizer-policy.yaml"]
-    {
-        bed.apply_file(&repository().join(file)).await?;
+    for folder in ["crds", "deploy"] {
+        bed.apply_file(&repository().join(folder)).await?;
     }
     bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/rollingupdates.aether.dev", "crd/proxypools.aether.dev"])
         .await?;
@@ -35,13 +33,14 @@ pub async fn install(bed: &Bed) -> anyhow::Result<()> {
     let example = repository().join("examples/minimal.yaml").display().to_string();
     let mut answer = bed.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", &example]).await;
     for _ in 0..60 {
-        if answer.as_ref().is_ok_and(|object| object.contains("aether.dev/traffic")) {
+        let has = |name: &str| answer.as_ref().is_ok_and(|object| object.contains(name));
+        if has("aether.dev/traffic") && has("aether.dev/ordered-by") {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
         answer = bed.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", &example]).await;
     }
-    anyhow::bail!("RollingUpdates are not taken, or not with their finalizer: {answer:?}")
+    anyhow::bail!("RollingUpdates are not taken, or not with their finalizer and who wants them: {answer:?}")
 }
 
 /// A running operator process. Dropping it kills it.
