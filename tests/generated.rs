@@ -7,7 +7,7 @@ mod state_table;
 use std::path::Path;
 
 use aether_operator::api::State;
-use aether_operator::{api, install};
+use aether_operator::{api, cli, install};
 use rstest::rstest;
 
 fn check(file: &str, wanted: &str) {
@@ -41,6 +41,11 @@ fn finalizer_policy() {
 #[test]
 fn states() {
     check("docs/states.md", &state_table::page());
+}
+
+#[test]
+fn help_of_every_command() {
+    check("docs/cli.md", &cli::args::page());
 }
 
 #[rstest]

@@ -70,20 +70,23 @@ pub fn plan(revision: &Revision, update: Option<&RollingUpdate>) -> Plan {
     let Some(update) = update else {
         return if revision.is_workload || revision.is_noted_live { live() } else { safe(Removal::Now) };
     };
-    let (shown, objects) = (Update::of(update), update.status.as_ref().and_then(|s| s.objects.clone()).unwrap_or_default());
+    let (shown, status) = (Update::of(update), update.status.clone().unwrap_or_default());
+    let objects = status.objects.clone().unwrap_or_default();
     let (is_new, is_old) = (objects.new_revision == revision.name(), objects.old_revision == revision.name());
     let id = &shown.update_id;
     let share = |ratio: &str| ratio.parse::<Ratio>().map_or(0.0, Ratio::share);
     let asked_share = share(&shown.routing);
     // What the data plane follows may be behind.
     let in_force = shown.effective_routing.as_deref().map_or(asked_share, share);
-    match shown.state {
+    // The state as it is recorded: while the next release is only asked for, it still says who is live.
+    match status.state {
         State::Completed if is_new => live(),
-        State::Completed if is_old && keeps_old(&update.status.clone().unwrap_or_default()) => safe(Removal::EndKeeping),
+        State::Completed if is_old && keeps_old(&status) => safe(Removal::EndKeeping),
         State::RolledBack | State::Failed if is_old => live(),
-        // Before an update begins nothing but this says who is live.
-        State::Completed | State::RolledBack | State::Failed | State::Pending => {
-            if revision.is_noted_live || (revision.is_workload && objects.new_revision.is_empty()) { live() } else { safe(Removal::Now) }
+        State::Pending if revision.is_workload => live(),
+        State::Pending | State::Completed | State::RolledBack | State::Failed => {
+            let is_only = revision.is_workload && status.objects.is_none();
+            if revision.is_noted_live || is_only { live() } else { safe(Removal::Now) }
         }
         State::Completing if is_old && shown.cleanup_policy == CleanupPolicy::Immediate => safe(Removal::UnderWay),
         State::Completing if is_old => safe(Removal::EndKeeping),
