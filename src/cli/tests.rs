@@ -413,7 +413,7 @@ fn a_version_goes(#[case] update: RollingUpdate, #[case] version: &str, #[case] 
 }
 
 fn kept() -> Value {
-    json!({"type": "OldVersionRemoved", "status": "False", "reason": crate::rollout::status::KEPT, "message": "x", "lastTransitionTime": "2024-01-01T00:00:00Z"})
+    json!({"type": "OldVersionRemoved", "status": "False", "reason": "CleanupManual", "message": "x", "lastTransitionTime": "2024-01-01T00:00:00Z"})
 }
 
 #[rstest]
@@ -443,7 +443,7 @@ fn proxies() -> ProxyPool {
     serde_json::from_value(json!({
         "apiVersion": "aether.dev/v1alpha1", "kind": "ProxyPool",
         "metadata": {"name": "main", "namespace": "proxies"},
-        "spec": {"instance": "default", "minScaling": 3, "proxy": {}, "kubernetes": {}},
+        "spec": {"instance": "default", "minScaling": 3, "proxy": {}, "kubernetes": {"image": "proxy:1"}},
         "status": {
             "healthy": 2, "pending": 1, "pending_recycle": 1, "recycling": 0, "last_update": "2024-01-01T00:59:00Z",
             "healthy_ips": ["192.168.1.1", "192.168.1.2"], "pending_recycle_ips": ["192.168.1.2"], "recycling_ips": [],
