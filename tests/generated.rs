@@ -7,7 +7,7 @@ mod state_table;
 use std::path::Path;
 
 use aether_operator::api::State;
-use aether_operator::{api, install, rest};
+use aether_operator::{api, cli, install, rest};
 use rstest::rstest;
 
 fn check(file: &str, wanted: &str) {
@@ -53,6 +53,11 @@ fn orders() {
 #[test]
 fn states() {
     check("docs/states.md", &state_table::page());
+}
+
+#[test]
+fn help_of_every_command() {
+    check("docs/cli.md", &cli::args::page());
 }
 
 #[rstest]

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use tokio::time::Instant;
@@ -124,7 +124,8 @@ pub async fn watch(session: &Session, id: &str) -> Result<(), Failure> {
 }
 
 async fn redraw(session: &Session, id: &str) -> Result<(), Failure> {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+    // Who has had enough keeps what was shown last.
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_finish(ProgressFinish::AndLeave);
     bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
     let (sender, mut changes) = tokio::sync::watch::channel(None);
     let followed = follow(session, id, is_over, |update| {

@@ -10,6 +10,7 @@ mod pods;
 mod pool;
 mod proxy;
 pub mod render;
+mod revisions;
 mod session;
 mod status;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::api::proxy_pool::RollingConfig;
+use crate::api::rolling_update::CleanupPolicy;
 use crate::api::{ProxyPool, RollingUpdate, names};
 use crate::cluster::client::{CallError, bounded};
 use crate::pool::keep::CONFIG;
@@ -154,6 +155,13 @@ impl Desk {
             }
         }
         Err(overtaken())
+    }
+
+    /// Has the operator remove an old version that a cleanup policy keeps: the policy becomes IMMEDIATE, for as long as nobody
+    /// sets another one.
+    pub async fn end_keeping(&self, update: &RollingUpdate, manner: Manner<'_>) -> Result<RollingUpdate, Refusal> {
+        let patch = json!({"spec": {"cleanupPolicy": CleanupPolicy::Immediate}});
+        self.write(update, patch, manner).await.map_err(|e| refusal(&e, &format!("update {}", update.name_any())))
     }
 
     /// The update as it is and as it changes; `None` once it is gone. Goes on through broken connections.

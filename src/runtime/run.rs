@@ -30,7 +30,7 @@ use super::lease::{Candidate, Leadership};
 use super::metrics::Metrics;
 
 /// Name of the Lease.
-const LEASE: &str = "aether-operator";
+pub const LEASE: &str = "aether-operator";
 
 /// How the operator runs.
 #[derive(Clone, Debug)]
