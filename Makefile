@@ -85,7 +85,7 @@ lint: prerequisites ## Format check and clippy
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: generate
-generate: ## Write the generated files anew (crds/, deploy/, docs/states.md, docs/cli.md)
+generate: ## Write the generated files anew (crds/, deploy/, openapi.json, docs/states.md, docs/cli.md)
 	UPDATE=1 cargo test -p aether-operator --test generated
 
 .PHONY: operator

@@ -328,7 +328,7 @@ fn params(manner: Manner<'_>) -> PatchParams {
 fn guarded(mut patch: Value, version: Option<String>, manner: Manner<'_>) -> Value {
     let mut metadata = json!({"resourceVersion": version});
     if let Some(by) = manner.by {
-        metadata["annotations"] = json!({names::ORDERED_BY: by});
+        json_patch::merge(&mut metadata, &json!({"annotations": {names::ORDERED_BY: by}}));
     }
     json_patch::merge(&mut patch, &json!({"metadata": metadata}));
     patch

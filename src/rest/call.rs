@@ -172,7 +172,13 @@ pub fn parse<B: DeserializeOwned>(bytes: &[u8]) -> Result<B, Refusal> {
             let said = error.body_text();
             let said = said.split_once("target type: ").map_or(&*said, |(_, why)| why);
             // Where in the text it is helps nobody who wrote it with a program; the field is named.
-            Err(Refusal::invalid(said.rsplit_once(" at line ").map_or(said, |(why, _)| why)))
+            let said = said.rsplit_once(" at line ").map_or(said, |(why, _)| why);
+            // Types as people call them.
+            let names = [("i32", "a whole number"), ("f64", "a number"), ("a boolean", "true or false")];
+            let said = names
+                .iter()
+                .fold(said.to_owned(), |said, (ours, theirs)| said.replace(&format!("expected {ours}"), &format!("expected {theirs}")));
+            Err(Refusal::invalid(said.split_once("expected struct ").map_or(said.clone(), |(what, _)| format!("{what}expected an object"))))
         }
         Err(error) => {
             let said = error.body_text();

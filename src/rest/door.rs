@@ -137,7 +137,7 @@ impl Door {
             Needs::Public => super::auth::Caller::default(),
             _ => self.gate.who(&parts.headers).await.map_err(no)?,
         };
-        record.user = caller.name().unwrap_or_default().to_owned();
+        caller.name().unwrap_or_default().clone_into(&mut record.user);
         let query = query.map_err(no)?;
         let path = Path::<BTreeMap<String, String>>::from_request_parts(&mut parts, &()).await;
         let Ok(Path(path)) = path else { return Err(no(Refusal::invalid("the path is no text"))) };
@@ -148,7 +148,6 @@ impl Door {
         record.namespace.clone_from(&namespace);
         let (desk, gate, request_id) = (self.desk.clone(), self.gate.clone(), record.request_id.clone());
         let context = Context { desk, gate, caller, request_id, namespace, path, query };
-        // Whether it was the gate or the API server that said no to whom is not told apart by its class alone.
         let call = call::admit(context, route.needs, &mut record.name).await.map_err(|r| no(self.own(r)))?;
         let bytes = read(&parts.headers, body).await?;
         let running = (route.handler.run)(call, &bytes).map_err(no)?;

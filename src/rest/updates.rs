@@ -98,7 +98,7 @@ async fn order(call: Call, order: Order) -> Result<Update, Refusal> {
 /// What is asked for now; with `?wait=` as it is when it has been followed, or when the time is over.
 async fn waited(call: &Call, update: RollingUpdate, is_there: impl Fn(&RollingUpdate) -> bool) -> Result<Update, Refusal> {
     let update = match call.query().wait {
-        Some(limit) if !is_there(&update) => call.desk().wait(update, limit, is_there).await?,
+        Some(limit) if !is_there(&update) => Box::pin(call.desk().wait(update, limit, is_there)).await?,
         _ => update,
     };
     Ok(Update::of(&update))
