@@ -63,6 +63,9 @@ struct Ground {
 
 impl Ground {
     async fn furnish(bed: &Bed) -> anyhow::Result<BTreeMap<&'static str, (PathBuf, Client)>> {
+        // The other way round than people do it: nothing hangs on the order.
+        let [rights, definitions] = ["deploy", "crds"].map(|folder| repository().join(folder).display().to_string());
+        bed.kubectl(&["apply", "-f", &rights, "-f", &definitions]).await?;
         operator::install(bed).await?;
         let rule = |resources: &[&str], verbs: &[&str], names: &[&str]| json!({"apiGroups": ["aether.dev"], "resources": resources, "verbs": verbs, "resourceNames": names});
         let change = ["get", "create", "patch", "update"];
@@ -290,6 +293,18 @@ fn changes() -> Vec<(&'static str, Value, &'static [&'static str])> {
     ]
 }
 
+/// The API server checks the expressions against the definitions, and says so nowhere but in the policy's status.
+async fn the_policy_fits_the_definitions(ground: &Ground) -> anyhow::Result<()> {
+    let checked = async || -> anyhow::Result<Value> {
+        let policy = ground.bed.kubectl(&["get", "validatingadmissionpolicy", "aether-orders", "-o", "json"]).await?;
+        Ok(serde_json::from_str::<Value>(&policy)?["status"]["typeChecking"].clone())
+    };
+    until("the policy is checked", async || checked().await.is_ok_and(|c| c.is_object())).await?;
+    let checked = checked().await?;
+    ensure!(checked["expressionWarnings"].is_null(), "{checked:#}");
+    Ok(())
+}
+
 async fn every_change_takes_its_verbs(ground: &Ground) -> anyhow::Result<()> {
     for (object, patch, needs) in changes() {
         for (person, ..) in PEOPLE {
@@ -475,6 +490,7 @@ fn main() -> ExitCode {
     }
     trials::run(&arguments, ground, |ground| {
         trials![ground:
+            the_policy_fits_the_definitions
             every_change_takes_its_verbs
             what_is_created_with_orders_takes_their_verbs
             who_ordered_is_written_down_and_cannot_be_forged
