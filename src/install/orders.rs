@@ -1,7 +1,7 @@
 //! Who may give which orders, as data: policies by which the API server asks for the verb of each order, whatever client it
 //! comes from, and notes who gave it; and roles that have the verbs.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{NAME, metadata};
 use crate::api::names;
@@ -117,7 +117,7 @@ pub fn orders_policy(namespace: &str) -> Vec<Value> {
         "variables": variables.collect::<Vec<_>>(),
         "validations": validations,
     });
-    policy("Validating", "aether-orders", &spec, json!({"validationActions": ["Deny"]}))
+    policy("Validating", "aether-orders", &spec, &json!({"policyName": "aether-orders", "validationActions": ["Deny"]}))
 }
 
 /// Has the API server write down who changed last what is asked for, and keep that where somebody writes the object without
@@ -148,41 +148,32 @@ pub fn ordered_by_policy(namespace: &str) -> Vec<Value> {
         "variables": variables().into_iter().chain(own).map(variable).collect::<Vec<_>>(),
         "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}],
     });
-    policy("Mutating", "aether-ordered-by", &spec, json!({}))
+    policy("Mutating", "aether-ordered-by", &spec, &json!({"policyName": "aether-ordered-by"}))
 }
 
 /// Roles to give to people; the cluster's own view, edit and admin have them as well.
 pub fn roles() -> Vec<Value> {
-    let rule = |resources: &[&str], verbs: &[&str]| json!({"apiGroups": ["aether.dev"], "resources": resources, "verbs": verbs});
-    let both = ["rollingupdates", "proxypools"];
-    let verbs_of = |resource: &str, role: &str| {
+    let may = |resources: &[&str], verbs: &[&str]| json!({"apiGroups": ["aether.dev"], "resources": resources, "verbs": verbs});
+    let orders = |resource: &str, role: &str| {
         let verbs: Vec<&str> = ORDERS.iter().filter(|o| (o.resource, o.role) == (resource, role)).map(|o| o.verb).collect();
-        rule(&[resource], &verbs)
+        may(&[resource], &verbs)
     };
+    let both = ["rollingupdates", "proxypools"];
     let role = |name: &str, into: &[&str], rules: Vec<Value>| {
+        let labels: Map<String, Value> =
+            into.iter().map(|role| (format!("rbac.authorization.k8s.io/aggregate-to-{role}"), json!("true"))).collect();
         let mut metadata = metadata(name, None);
-        for role in into {
-            metadata["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{role}")] = json!("true");
-        }
+        json_patch::merge(&mut metadata, &json!({"labels": labels}));
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules})
     };
+    let (look, change) = (["get", "list", "watch"], ["get", "list", "watch", "create", "update", "patch", "delete"]);
+    let size = may(&["rollingupdates/scale", "proxypools/scale"], &["get", "update", "patch"]);
+    let edits = vec![may(&both, &change), size, orders("rollingupdates", EDITOR), orders("proxypools", EDITOR)];
+    let approves = vec![may(&["rollingupdates"], &["get", "list", "watch", "patch"]), orders("rollingupdates", APPROVER)];
     vec![
-        role(VIEWER, &["view", "edit", "admin"], vec![rule(&both, &["get", "list", "watch"])]),
-        role(
-            EDITOR,
-            &["edit", "admin"],
-            vec![
-                rule(&both, &["get", "list", "watch", "create", "update", "patch", "delete"]),
-                rule(&["rollingupdates/scale", "proxypools/scale"], &["get", "update", "patch"]),
-                verbs_of("rollingupdates", EDITOR),
-                verbs_of("proxypools", EDITOR),
-            ],
-        ),
-        role(
-            APPROVER,
-            &["admin"],
-            vec![rule(&["rollingupdates"], &["get", "list", "watch", "patch"]), verbs_of("rollingupdates", APPROVER)],
-        ),
+        role(VIEWER, &["view", "edit", "admin"], vec![may(&both, &look)]),
+        role(EDITOR, &["edit", "admin"], edits),
+        role(APPROVER, &["admin"], approves),
     ]
 }
 
@@ -219,8 +210,7 @@ fn written() -> Value {
     json!({"resourceRules": [{"apiGroups": ["aether.dev"], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"], "resources": resources}]})
 }
 
-fn policy(what: &str, name: &str, spec: &Value, mut bound: Value) -> Vec<Value> {
-    bound["policyName"] = json!(name);
+fn policy(what: &str, name: &str, spec: &Value, binding: &Value) -> Vec<Value> {
     let object = |kind: &str, spec: &Value| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": metadata(name, None), "spec": spec});
-    vec![object(&format!("{what}AdmissionPolicy"), spec), object(&format!("{what}AdmissionPolicyBinding"), &bound)]
+    vec![object(&format!("{what}AdmissionPolicy"), spec), object(&format!("{what}AdmissionPolicyBinding"), binding)]
 }
