@@ -11,6 +11,7 @@
 //! a cluster needs before the operator runs, `runtime` what any operator needs around its logic.
 
 pub mod api;
+pub mod cli;
 pub mod cloud;
 pub mod cluster;
 pub mod install;

@@ -1,0 +1,3 @@
+//! The command line: what people do with `aether`.
+
+pub mod convert;
