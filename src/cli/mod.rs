@@ -4,6 +4,7 @@
 //! what is printed of one thing (pure), [`live`] what is printed while it changes; a file per group of commands is the shell.
 
 pub mod args;
+pub mod convert;
 mod live;
 mod logs;
 mod pods;
