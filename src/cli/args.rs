@@ -378,6 +378,16 @@ Examples:
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
         batch_size: Option<i32>,
     },
+    /// Turn the environment of a CloudProxy into ProxyPools and Secrets.
+    #[command(after_help = "\
+Examples:
+  aether pool convert -f cloudproxy.env | kubectl apply -f -
+  docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' cloudproxy | aether pool convert")]
+    Convert {
+        /// File with lines KEY=VALUE; - is standard input.
+        #[arg(short, long, default_value = "-", value_name = "FILE")]
+        file: std::path::PathBuf,
+    },
 }
 
 const POOL_HELP: &str = "The pool; instance is spec.instance, else the ProxyPool's name";

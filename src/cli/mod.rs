@@ -23,7 +23,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::orders::{Class, Refusal};
-use args::{Args, Command, Format};
+use args::{Args, Command, Format, Pool};
 use session::Session;
 
 /// Why it ends with another exit code than 0.
@@ -113,6 +113,8 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Status => status::run(&Session::open(global).await?).await,
         Command::Logs(logs) => logs::run(&Session::open(global).await?, &logs).await,
         Command::Undeploy(undeploy) => undeploy::run(&Session::open(global).await?, &undeploy).await,
+        // Needs no cluster.
+        Command::Pool(Pool::Convert { file }) => pool::convert(&file, global.namespace.as_deref()),
         Command::Pool(command) => pool::run(&Session::open(global).await?, command).await,
         Command::Proxy(asked) => proxy::proxy(&Session::open(global).await?, &asked.ports).await,
     }

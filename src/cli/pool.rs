@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use kube::ResourceExt as _;
 
@@ -25,7 +26,19 @@ pub async fn run(session: &Session, command: Pool) -> Result<(), Failure> {
         Pool::Status { pool } => status(session, &pool).await,
         Pool::Evict { pool, ip } => evict(session, &pool, ip).await,
         Pool::Rolling { enabled, min_available, batch_size } => rolling(session, RollingPatch { enabled, min_available, batch_size }).await,
+        Pool::Convert { file } => convert(&file, session.is_named.then_some(&*session.namespace)),
     }
+}
+
+/// Manifests to stdout, what a person must know about them to stderr.
+pub fn convert(file: &Path, namespace: Option<&str>) -> Result<(), Failure> {
+    let read = if file.as_os_str() == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let text = read.map_err(|error| Failure { code: 2, message: format!("{} cannot be read: {error}", file.display()) })?;
+    let converted = super::convert::convert(&text, namespace).map_err(|error| Failure { code: 2, message: error.to_string() })?;
+    for line in &converted.notes {
+        note(&format!("note: {line}"));
+    }
+    print(&converted.yaml)
 }
 
 async fn list(session: &Session, all_namespaces: bool) -> Result<(), Failure> {
