@@ -71,7 +71,7 @@ pub fn convert(env: &str, namespace: Option<&str>) -> Result<Converted, ConvertE
         let switches: Vec<_> = CLOUDS.iter().map(|cloud| format!("{}_ENABLED", cloud.prefix)).collect();
         return error(&switches.join(", "), "none is True, so there is nothing to convert; set the one whose proxies you want");
     }
-    secrets.insert(0, secret(LOGIN_SECRET, namespace, login(&mut vars)?)?);
+    secrets.insert(0, secret(LOGIN_SECRET, namespace, &login(&mut vars)?)?);
     if vars.flag("ONLY_HOST_IP")? == Some(true) {
         vars.note("ONLY_HOST_IP is not carried over, and who has the login may come from anywhere: add to each pool's proxy.allowFrom the networks of the users and of the operator");
     }
@@ -304,7 +304,7 @@ fn read_pool(
     made.metadata.namespace = namespace.map(str::to_owned);
     // A key without a value is in a file that only its owner can read.
     let known: BTreeMap<String, String> = keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
-    let secret = if known.is_empty() { None } else { Some(secret(&secret_name, namespace, known)?) };
+    let secret = if known.is_empty() { None } else { Some(secret(&secret_name, namespace, &known)?) };
     Ok((made, secret))
 }
 
@@ -364,7 +364,7 @@ impl Cloud {
     }
 }
 
-fn secret(name: &str, namespace: Option<&str>, data: BTreeMap<String, String>) -> Result<Secret, ConvertError> {
+fn secret(name: &str, namespace: Option<&str>, data: &BTreeMap<String, String>) -> Result<Secret, ConvertError> {
     let made = json!({"metadata": {"name": name, "namespace": namespace}, "stringData": data});
     serde_json::from_value(made).map_err(|_| ConvertError { variable: name.into(), message: "is no Secret".into() })
 }

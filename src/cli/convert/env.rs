@@ -99,14 +99,15 @@ fn words<'a>(text: &'a str, at: &str) -> Result<(Vec<String>, &'a str), ConvertE
         rest = &rest[c.len_utf8()..];
         match c {
             '\n' => break,
-            '\\' => match rest.strip_prefix("\r\n").or_else(|| rest.strip_prefix('\n')) {
-                Some(next) => rest = next,
-                None => {
+            '\\' => {
+                if let Some(next) = rest.strip_prefix("\r\n").or_else(|| rest.strip_prefix('\n')) {
+                    rest = next;
+                } else {
                     let next = rest.chars().next().map_or("", |c| &rest[..c.len_utf8()]);
                     word.get_or_insert_default().push_str(next);
                     rest = &rest[next.len()..];
                 }
-            },
+            }
             '"' | '\'' => {
                 let (value, after) = quoted(rest, c).ok_or_else(|| unclosed(at))?;
                 word.get_or_insert_default().push_str(&value);

@@ -103,7 +103,7 @@ fn each_pool_finds_its_secrets_and_nothing_secret_is_elsewhere() {
             _ => &["token"],
         };
         assert_eq!(keys, expected, "{}", wish.title());
-        assert!(wish.rolling.enabled && wish.age_limit == Some(Duration::from_secs(900)));
+        assert!(wish.rolling.enabled && wish.age_limit == Some(Duration::from_mins(15)));
     }
     assert!(!converted.notes.concat().contains("secret") && !converted.notes.concat().contains("hunter2"));
     assert_eq!(secrets["aws-credentials"].string_data.as_ref().unwrap()["secretAccessKey"], "aws/secret+key=");

@@ -97,9 +97,12 @@ impl Lines {
     }
 }
 
-/// The logs of all pods, by namespace and name: the API server asks for no uid.
+/// Namespace and name: the API server asks for no uid.
+type Name = (String, String);
+
+/// The logs of all pods.
 #[derive(Clone, Debug, Default)]
-pub struct Logs(Arc<Mutex<HashMap<(String, String), Arc<Log>>>>);
+pub struct Logs(Arc<Mutex<HashMap<Name, Arc<Log>>>>);
 
 impl Logs {
     /// Begins the log of a pod, in place of one that an earlier pod of this name may have left.
@@ -110,7 +113,7 @@ impl Logs {
         Entry { logs: self.clone(), name, log }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Arc<Log>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Arc<Log>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -119,7 +122,7 @@ impl Logs {
 #[derive(Debug)]
 pub struct Entry {
     logs: Logs,
-    name: (String, String),
+    name: Name,
     log: Arc<Log>,
 }
 
