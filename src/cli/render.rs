@@ -186,7 +186,7 @@ fn asked(update: &Update) -> String {
         said.push("paused".into());
     }
     said.extend(asked.outcome.map(|o| format!("{o:?}").to_lowercase()));
-    if said.is_empty() { "nothing; it goes on by itself".into() } else { said.join(", ") }
+    if said.is_empty() { "nothing".into() } else { said.join(", ") }
 }
 
 fn policy(policy: CleanupPolicy) -> &'static str {
