@@ -1,6 +1,6 @@
 //! The REST API of the operator itself, with a token: codes, bodies, and how long it takes.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -10,7 +10,6 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 use testbed::operator::Operator;
 use testbed::pool_bed::PoolBed;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::place::{Answer, Place, account, call};
@@ -21,8 +20,6 @@ pub const PORT: u16 = 9081;
 pub const AUDIENCE: &str = "aether.dev";
 /// Calls that are timed, one after the other.
 const TIMED: usize = 100;
-
-static LATENCIES: LazyLock<Mutex<Vec<String>>> = LazyLock::new(<_>::default);
 
 /// A token of that ServiceAccount for that audience.
 pub async fn token(pools: &PoolBed, namespace: &str, name: &str, audience: &str) -> anyhow::Result<String> {
@@ -82,10 +79,6 @@ pub async fn updates_over_rest(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     expect(&dev, "POST", &path("/rolling-update/web/resume"), Value::Null, 200, "\"paused\":false").await?;
     let update = place.update("web").await?;
     ensure!(update["metadata"]["annotations"]["aether.dev/ordered-by"] == "system:serviceaccount:rest-updates:dev", "{update:#}");
-    time(&dev, "GET", &path("/rolling-update/web"), &Value::Null).await?;
-    time(&dev, "GET", &path("/rolling-updates"), &Value::Null).await?;
-    time(&dev, "POST", &path("/rolling-update/web/routing"), &json!({"routing": "1:1"})).await?;
-    time(&dev, "POST", &path("/rolling-update/web/pause"), &Value::Null).await?;
     let back = expect(&dev, "POST", &path("/rolling-update/web/rollback?wait=60s"), Value::Null, 200, "").await?;
     ensure!(back["state"] == "ROLLED_BACK", "{back:#}");
     let history = place.update("web").await?["status"]["history"].clone();
@@ -161,11 +154,13 @@ pub async fn pools_over_rest(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     expect(&keeper, "DELETE", &path("/destroy"), Value::Null, 422, "ip_address").await?;
     expect(&keeper, "DELETE", &path("/destroy?ip_address=203.0.113.7"), Value::Null, 404, "203.0.113.7").await?;
     let victim = pool.pointer("/status/healthy_ips/0").and_then(Value::as_str).context("no address")?.to_owned();
+    account(pools, namespace, "watcher", "view").await?;
+    let watcher = token(pools, namespace, "watcher", AUDIENCE).await?;
+    expect(&watcher, "DELETE", &path(&format!("/destroy?ip_address={victim}")), Value::Null, 403, "destroy").await?;
     expect(&keeper, "DELETE", &path(&format!("/destroy?ip_address={victim}")), Value::Null, 200, &victim).await?;
     let replaced = |truth: &testbed::fake_cloud::Truth| truth.vms.iter().any(|vm| vm.address.to_string() == victim && vm.doomed.is_some());
     pools.until(&uid, "without the victim", limit, replaced).await?;
     expect(&keeper, "PATCH", &path("/rolling"), json!({"batch_size": 2}), 403, "configmaps").await?;
-    time(&keeper, "GET", &path("/rolling/hetzner/rest"), &Value::Null).await?;
     Ok(())
 }
 
@@ -185,22 +180,35 @@ pub async fn followers_answer_as_well(pools: &Arc<PoolBed>) -> anyhow::Result<()
     place.close().await
 }
 
-async fn time(token: &str, method: &str, path: &str, body: &Value) -> anyhow::Result<()> {
-    let mut took = Vec::new();
-    for _ in 0..TIMED {
-        let begun = Instant::now();
-        let answer = ask(token, method, path, body).await?;
-        ensure!(answer.code == 200, "{answer:?}");
-        took.push(begun.elapsed());
+/// How long calls take, one after the other on a cluster that does nothing else: p50 and p99, as Markdown.
+pub async fn latencies(pools: &Arc<PoolBed>) -> anyhow::Result<String> {
+    let place = Place::serving(pools, "rest-timed", &["web"]).await?;
+    place.adopt("web", json!({})).await?;
+    let dev = token(pools, "rest-timed", "dev", AUDIENCE).await?;
+    let path = |rest: &str| format!("{rest}?namespace=rest-timed");
+    let start = json!({"artifactBase": "org.example:web", "version": "2.0.0", "requireManualApproval": true});
+    expect(&dev, "POST", &format!("{}&wait=60s", path("/rolling-update/start")), start, 200, "DEPLOYED").await?;
+    let mut rows = vec![format!("| call ({TIMED} times) | p50 ms | p99 ms |\n|---|---|---|")];
+    for (method, route, bodies) in [
+        ("GET", "/healthz", [Value::Null, Value::Null]),
+        ("GET", "/rolling-updates", [Value::Null, Value::Null]),
+        ("GET", "/rolling-update/web", [Value::Null, Value::Null]),
+        ("GET", "/rolling-update/web/health", [Value::Null, Value::Null]),
+        ("GET", "/rolling", [Value::Null, Value::Null]),
+        // In turns, so that each is a write.
+        ("POST", "/rolling-update/web/routing", [json!({"routing": "0:1"}), json!({"routing": "0:2"})]),
+    ] {
+        let mut took = Vec::new();
+        for body in bodies.iter().cycle().take(TIMED) {
+            let begun = Instant::now();
+            let answer = ask(&dev, method, &path(route), body).await?;
+            ensure!(answer.code == 200, "{answer:?}");
+            took.push(begun.elapsed());
+        }
+        took.sort_unstable();
+        let at = |share: usize| took[(took.len() * share / 100).min(took.len() - 1)].as_secs_f64() * 1e3;
+        rows.push(format!("| {method} {route} | {:.1} | {:.1} |", at(50), at(99)));
     }
-    took.sort_unstable();
-    let at = |share: usize| took[(took.len() * share / 100).min(took.len() - 1)].as_secs_f64() * 1e3;
-    let path = path.split('?').next().unwrap_or_default();
-    LATENCIES.lock().await.push(format!("| {method} {path} | {:.1} | {:.1} |", at(50), at(99)));
-    Ok(())
-}
-
-/// p50 and p99 of calls, one after the other, beside the other tests; as Markdown.
-pub async fn latencies() -> String {
-    format!("| call ({TIMED} times) | p50 ms | p99 ms |\n|---|---|---|\n{}", LATENCIES.lock().await.join("\n"))
+    place.close().await?;
+    Ok(rows.join("\n"))
 }

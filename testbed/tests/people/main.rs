@@ -79,11 +79,13 @@ fn main() -> ExitCode {
         let runtime = Arc::new(Runtime::new()?);
         let pools = Arc::new(runtime.block_on(PoolBed::boot(&namespace, proxy, LEASE))?);
         let conclusion = libtest_mimic::run(&arguments, trials(Some(&(runtime.clone(), pools.clone()))));
-        runtime.block_on(async {
-            println!("{}", guides::table().await);
-            println!("{}", security::table().await);
-            println!("{}", answers::latencies().await);
-        });
+        // Told of what ran in full only.
+        if arguments.filter.is_none() {
+            runtime.block_on(async {
+                println!("{}\n\n{}\n\n{}", guides::table().await, security::table().await, answers::latencies(&pools).await?);
+                anyhow::Ok(())
+            })?;
+        }
         let log = runtime.block_on(pools.log())?;
         let leaked = security::CANARIES.iter().find(|canary| log.contains(*canary));
         Ok(match leaked {
