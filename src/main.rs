@@ -21,7 +21,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Run the operator.
-    Run(Run),
+    Run(Box<Run>),
     /// Print the custom resource definitions as YAML.
     Crds,
     /// Print the OpenAPI document of the REST API as JSON.
@@ -145,7 +145,7 @@ fn main() -> ExitCode {
 
 fn run_command() -> anyhow::Result<()> {
     match Args::parse().command {
-        Command::Run(args) => operate(args),
+        Command::Run(args) => operate(*args),
         Command::Crds => print(&install::to_yaml(&api::crds())?),
         Command::Openapi => print(&rest::openapi::text()),
         Command::Rbac { namespace } => {

@@ -1,6 +1,7 @@
 //! What can be typed: commands, their values and their help. `docs/cli.md` is made of it.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -532,7 +533,7 @@ fn describe(command: &clap::Command, page: &mut String) {
     let name = command.get_bin_name().unwrap_or("aether");
     let help = command.clone().term_width(110).render_long_help().to_string();
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-    page.push_str(&format!("\n## {name}\n\n```text\n{}\n```\n", lines.join("\n").trim_end()));
+    let _ = write!(page, "\n## {name}\n\n```text\n{}\n```\n", lines.join("\n").trim_end());
     for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
         describe(sub, page);
     }

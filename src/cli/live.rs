@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, ResourceExt as _};
+use kube::ResourceExt as _;
 use tokio::time::Instant;
 
 use crate::api::RollingUpdate;
+use crate::orders::desk::lasting;
 use crate::orders::view::{Update, speaks_of_spec};
 use crate::runtime::clock;
 
@@ -32,8 +32,7 @@ pub async fn follow(
     is_done: impl Fn(&RollingUpdate) -> bool,
     mut seen: impl FnMut(&RollingUpdate) -> Result<(), Failure>,
 ) -> Result<RollingUpdate, Failure> {
-    let api: Api<RollingUpdate> = Api::namespaced(session.desk.client().clone(), &session.namespace);
-    let mut changes = std::pin::pin!(watcher::watch_object(api, id).default_backoff());
+    let mut changes = std::pin::pin!(session.desk.changes(&session.namespace, id));
     let mut told = false;
     while let Some(change) = changes.next().await {
         match change {
@@ -46,7 +45,9 @@ pub async fn follow(
             }
             Ok(None) => return Err(Failure { code: 4, message: format!("update {id} does not exist any more") }),
             Err(error) => {
-                refused(&error)?;
+                if let Some(refusal) = lasting(&error) {
+                    return Err(refusal.into());
+                }
                 if !told {
                     note(&format!("the API server does not answer ({error}); trying again"));
                 }
@@ -55,22 +56,6 @@ pub async fn follow(
         }
     }
     Err(Failure::failed(format!("the watch of update {id} ended; try again")))
-}
-
-/// What will be the same next time ends it.
-fn refused(error: &watcher::Error) -> Result<(), Failure> {
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    let status = match error {
-        InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => status,
-        WatchError(status) => status,
-        _ => return Ok(()),
-    };
-    match status.code {
-        401 | 403 => Err(Failure { code: 4, message: format!("it cannot be watched: {}", status.message) }),
-        _ => Ok(()),
-    }
 }
 
 /// Waits for what was ordered, and says on stderr what happens. `ordered`: the update as the order was written.
@@ -120,7 +105,7 @@ pub async fn watch(session: &Session, id: &str) -> Result<(), Failure> {
         };
         return follow(session, id, is_over, seen).await.map(|_| ());
     }
-    redraw(session, id).await
+    Box::pin(redraw(session, id)).await
 }
 
 async fn redraw(session: &Session, id: &str) -> Result<(), Failure> {

@@ -42,7 +42,9 @@ pub async fn run(session: &Session, asked: &Logs) -> Result<(), Failure> {
     };
     // One that does not start must not hide what the others say; nor may it be kept quiet.
     let failed: Vec<String> = ended.into_iter().filter_map(Result::err).collect();
-    failed.iter().for_each(|why| note(why));
+    for why in &failed {
+        note(why);
+    }
     if failed.len() == found.len() { Err(Failure::failed("no pod's logs could be read; see why above")) } else { Ok(()) }
 }
 

@@ -109,7 +109,7 @@ async fn run(args: Args) -> Result<(), Failure> {
             print(&String::from_utf8_lossy(&script))
         }
         Command::Version => print(&format!("aether {}\n", env!("CARGO_PKG_VERSION"))),
-        Command::Update(command) => update::run(&Session::open(global).await?, command).await,
+        Command::Update(command) => Box::pin(update::run(&Session::open(global).await?, command)).await,
         Command::Status => status::run(&Session::open(global).await?).await,
         Command::Logs(logs) => logs::run(&Session::open(global).await?, &logs).await,
         Command::Undeploy(undeploy) => undeploy::run(&Session::open(global).await?, &undeploy).await,

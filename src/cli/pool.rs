@@ -159,7 +159,7 @@ pub fn page(pool: &ProxyPool, shown: &PoolStatus, now: Time) -> String {
         lines.push(("Rolling", in_words(&config)));
     }
     lines.push(("Changed", shown.last_update.map_or_else(|| "-".into(), |t| format!("{} ago", age(Some(t), now)))));
-    let head: String = lines.into_iter().map(|(name, value)| format!("{:<12}{value}\n", format!("{name}:"))).collect();
+    let head = lines.into_iter().map(|(name, value)| format!("{:<12}{value}\n", format!("{name}:"))).collect::<Vec<_>>().concat();
     let row = |c: &crate::api::Condition| vec![c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone()];
     let conditions: Vec<_> = status.conditions.iter().map(row).collect();
     if conditions.is_empty() { head } else { format!("{head}\n{}", table(&["CONDITION", "STATUS", "REASON", "MESSAGE"], &conditions)) }

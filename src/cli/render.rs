@@ -63,12 +63,12 @@ pub fn age(from: Option<Time>, now: Time) -> String {
         if small == 0 { format!("{large}{unit}") } else { format!("{large}{unit}{small}{part}") }
     };
     match seconds {
-        ..120 => format!("{seconds}s"),
-        ..600 => pair(minutes, "m", seconds % 60, "s"),
-        ..10_800 => format!("{minutes}m"),
-        ..28_800 => pair(hours, "h", minutes % 60, "m"),
-        ..172_800 => format!("{hours}h"),
-        ..691_200 => pair(days, "d", hours % 24, "h"),
+        0..120 => format!("{seconds}s"),
+        120..600 => pair(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => pair(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => pair(days, "d", hours % 24, "h"),
         _ => format!("{days}d"),
     }
 }
@@ -106,7 +106,7 @@ fn bar(ratio: &str) -> String {
 }
 
 fn ready(update: &Update) -> String {
-    let wanted = update.new_instances.map(|n| n.to_string()).unwrap_or_else(|| "?".into());
+    let wanted = update.new_instances.map_or_else(|| "?".into(), |n| n.to_string());
     format!("{}/{wanted}", update.ready_instances.unwrap_or_default())
 }
 

@@ -175,6 +175,6 @@ pub fn page(overview: &Overview, wide: bool, now: Time) -> String {
         Told::Unknown { error } => (not_shown(error), String::new()),
     };
     let lines = [("Operator", operator), ("Leader", leader), ("Definitions", definitions), ("Updates", updates), ("Pools", pools)];
-    let head: String = lines.into_iter().map(|(name, value)| format!("{:<14}{value}\n", format!("{name}:"))).collect();
+    let head = lines.map(|(name, value)| format!("{:<14}{value}\n", format!("{name}:"))).concat();
     head + &update_table + &pool_table
 }

@@ -1,4 +1,5 @@
 //! What is parsed, refused and printed. Whether orders arrive is shown on the real cluster.
+#![allow(clippy::needless_pass_by_value, reason = "cases are written with json!")]
 
 use std::ffi::OsString;
 

@@ -25,7 +25,7 @@ pub async fn run(session: &Session, command: Update) -> Result<(), Failure> {
         Update::Resume(asked) => order(session, &asked.id.id, Order::Resume, asked.wait).await,
         Update::Complete(asked) => order(session, &asked.id.id, Order::Complete, asked.wait).await,
         Update::Rollback(asked) => order(session, &asked.id.id, Order::Rollback, asked.wait).await,
-        Update::Status(asked) => status(session, &asked.id.id, asked.watch).await,
+        Update::Status(asked) => Box::pin(status(session, &asked.id.id, asked.watch)).await,
         Update::List(asked) => list(session, asked).await,
         Update::Health(asked) => health(session, &asked.id).await,
     }
@@ -102,7 +102,7 @@ async fn status(session: &Session, id: &str, watch: bool) -> Result<(), Failure>
     let id = session.desk.resolve(&session.namespace, id).await?;
     let update = session.desk.update(&session.namespace, &id).await?;
     if watch && session.is_for_people() {
-        return live::watch(session, &id).await;
+        return Box::pin(live::watch(session, &id)).await;
     }
     if watch {
         // One document per change.

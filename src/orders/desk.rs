@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
@@ -164,10 +164,9 @@ impl Desk {
         self.write(update, patch, manner).await.map_err(|e| refusal(&e, &format!("update {}", update.name_any())))
     }
 
-    /// The update as it is and as it changes; `None` once it is gone. Goes on through broken connections.
-    pub fn changes(&self, namespace: &str, id: &str) -> impl Stream<Item = Option<RollingUpdate>> + use<> {
-        let stream = watcher::watch_object(self.updates_in(namespace), id);
-        kube::runtime::WatchStreamExt::default_backoff(stream).filter_map(async |update| update.ok())
+    /// The update as it is and as it changes; `None` once it is gone. An error is followed by another try; see [`lasting`].
+    pub fn changes(&self, namespace: &str, id: &str) -> impl Stream<Item = watcher::Result<Option<RollingUpdate>>> + use<> {
+        watcher::watch_object(self.updates_in(namespace), id).default_backoff()
     }
 
     /// Waits until an update is as wanted, or that long; answers as it is then.
@@ -182,8 +181,15 @@ impl Desk {
         let mut last = update;
         let follow = async {
             let mut changes = std::pin::pin!(self.changes(&namespace, &id));
-            while let Some(changed) = changes.next().await {
-                last = changed.ok_or_else(|| Refusal::not_found(format!("update {id} was deleted")))?;
+            while let Some(told) = changes.next().await {
+                let update = match told {
+                    Ok(update) => update,
+                    Err(error) => match lasting(&error) {
+                        Some(refusal) => return Err(refusal),
+                        None => continue,
+                    },
+                };
+                last = update.ok_or_else(|| Refusal::not_found(format!("update {id} was deleted")))?;
                 // The first that is told may be older than what was written.
                 if last.metadata.generation >= generation && is_there(&last) {
                     break;
@@ -282,7 +288,13 @@ impl Desk {
                 Eviction::Forget(patch) => (patch, false),
                 Eviction::Ask(patch) => (patch, true),
             };
-            match bounded(api.patch(&name, &params(manner), &Patch::Merge(guarded(patch, read.resource_version(), manner)))).await {
+            match bounded(api.patch(
+                &name,
+                &params(manner),
+                &Patch::Merge(guarded(patch, read.metadata.resource_version.as_deref(), manner)),
+            ))
+            .await
+            {
                 Ok(_) if is_asked || manner.dry_run => return Ok(()),
                 // The operator has to see that the old entry is gone.
                 Ok(_) => tokio::time::sleep(FORGETS).await,
@@ -303,7 +315,7 @@ impl Desk {
 
     async fn write(&self, read: &RollingUpdate, patch: Value, manner: Manner<'_>) -> Result<RollingUpdate, CallError> {
         let api = self.updates_in(&read.namespace().unwrap_or_default());
-        let patch = guarded(patch, read.resource_version(), manner);
+        let patch = guarded(patch, read.metadata.resource_version.as_deref(), manner);
         bounded(api.patch(&read.name_any(), &params(manner), &Patch::Merge(patch))).await
     }
 
@@ -321,11 +333,29 @@ impl Desk {
     }
 }
 
+/// What of a watch will be the same next time.
+pub fn lasting(error: &watcher::Error) -> Option<Refusal> {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    let (InitialListFailed(kube::Error::Api(status))
+    | WatchStartFailed(kube::Error::Api(status))
+    | WatchFailed(kube::Error::Api(status))
+    | WatchError(status)) = error
+    else {
+        return None;
+    };
+    let class = match status.code {
+        401 => Class::Unauthenticated,
+        403 => Class::Forbidden,
+        _ => return None,
+    };
+    Some(Refusal { class, message: format!("it cannot be watched: {}", status.message) })
+}
+
 fn params(manner: Manner<'_>) -> PatchParams {
     PatchParams { dry_run: manner.dry_run, field_manager: Some(MANAGER.into()), ..PatchParams::default() }
 }
 
-fn guarded(mut patch: Value, version: Option<String>, manner: Manner<'_>) -> Value {
+fn guarded(mut patch: Value, version: Option<&str>, manner: Manner<'_>) -> Value {
     let mut metadata = json!({"resourceVersion": version});
     if let Some(by) = manner.by {
         json_patch::merge(&mut metadata, &json!({"annotations": {names::ORDERED_BY: by}}));

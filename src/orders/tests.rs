@@ -1,4 +1,5 @@
 //! What is written for which order, and what is refused.
+#![allow(clippy::needless_pass_by_value, reason = "cases are written with json!")]
 
 use proptest::prelude::*;
 use rstest::rstest;

@@ -88,8 +88,7 @@ impl Order {
         let state = status.state;
         match self {
             Self::Routing(ratio) => state.is_terminal() || (is_confirmed(update) && ratio_of(update) == Some(*ratio)),
-            Self::Complete => state.is_terminal(),
-            Self::Rollback => state.is_terminal(),
+            Self::Complete | Self::Rollback => state.is_terminal(),
             Self::Approve(_) | Self::Pause | Self::Resume => true,
         }
     }

@@ -180,7 +180,7 @@ async fn the_log_of_a_pod_is_read_and_followed_until_it_ends(bed: &Bed) -> anyho
         anyhow::ensure!(kubectl.wait().await?.success(), "kubectl did not end well");
         anyhow::Ok(last)
     };
-    let last = timeout(Duration::from_secs(60), follow).await??;
+    let last = timeout(Duration::from_mins(1), follow).await??;
     assert!(last[0].starts_with("terminating") && last.last().unwrap() == "exited with code 0", "{last:?}");
 
     let gone = bed.kubectl(&["-n", "logs", "logs", "web"]).await.unwrap_err().to_string();
