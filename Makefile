@@ -55,16 +55,18 @@ test: prerequisites ## Run every test: pure, model, and on a real cluster
 	$(TEST) --no-run
 	$(TEST) $(PURE) --test bed --test clouds --test bootstrap
 	$(TEST) --doc
-	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates
+	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates with-people
 
 # Each has clusters of its own, in network namespaces of their own. Mostly they wait, so three are no more than two cores can do.
-.PHONY: under-load with-faults at-gates
+.PHONY: under-load with-faults at-gates with-people
 under-load:
 	$(TEST) --test rolling
 with-faults:
 	$(TEST) --test crash --test scaling
 at-gates:
 	$(TEST) --test gates --test health
+with-people:
+	$(TEST) --test orders --test people
 
 .PHONY: test-pools
 test-pools: prerequisites ## Test pools on a real cluster, in a fake cloud with real proxies, and their matrix of faults (AETHER_LONG=1: all of it)
@@ -85,8 +87,8 @@ lint: prerequisites ## Format check and clippy
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: generate
-generate: ## Write the generated files anew (crds/, deploy/, docs/states.md)
-	UPDATE=1 cargo test -p aether-operator --test generated
+generate: ## Write the generated files anew (crds/, deploy/, openapi.json, docs/states.md, docs/cli.md)
+	UPDATE=1 $(TEST) --test generated
 
 .PHONY: operator
 operator: build ## Run the operator against the cluster of your KUBECONFIG

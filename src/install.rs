@@ -6,6 +6,10 @@ use serde_json::{Value, json};
 
 use crate::api::names;
 
+mod orders;
+
+pub use orders::{APPROVER, EDITOR, VIEWER, ordered_by_policy, orders_policy, roles};
+
 /// Default namespace of the operator.
 pub const NAMESPACE: &str = "aether-system";
 /// Name of the ServiceAccount and roles.
@@ -16,7 +20,7 @@ pub fn access(namespace: &str) -> Vec<Value> {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
     let watch = ["get", "list", "watch"];
     let cluster_rules = [
-        rule("aether.dev", &["rollingupdates"], &["get", "list", "watch", "patch"]),
+        rule("aether.dev", &["rollingupdates"], &["get", "list", "watch", "create", "patch"]),
         rule("aether.dev", &["rollingupdates/status"], &["patch"]),
         rule("apps", &["deployments"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule("apps", &["replicasets"], &["get", "list", "watch", "patch"]),
@@ -32,8 +36,15 @@ pub fn access(namespace: &str) -> Vec<Value> {
         rule("", &["secrets"], &["get", "create", "update", "patch", "delete"]),
         rule("discovery.k8s.io", &["endpointslices"], &["create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
+        // Who asks over REST, and whether they may.
+        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+        rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
+        // The orders that it writes for people, whose right to each it has asked for.
+        rule("aether.dev", &["rollingupdates"], &orders::verbs("rollingupdates")),
+        rule("aether.dev", &["proxypools"], &orders::verbs("proxypools")),
     ];
-    let own_rules = [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]), rule("", &["configmaps"], &["get"])];
+    let own_rules =
+        [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]), rule("", &["configmaps"], &["get", "create", "patch"])];
     let binding = |kind: &str, role: &str, namespaced: Option<&str>| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,

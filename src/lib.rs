@@ -11,11 +11,14 @@
 //! a cluster needs before the operator runs, `runtime` what any operator needs around its logic.
 
 pub mod api;
+pub mod cli;
 pub mod cloud;
 pub mod cluster;
 pub mod install;
 pub mod metrics_source;
+pub mod orders;
 pub mod pool;
+pub mod rest;
 pub mod rollout;
 pub mod runtime;
 pub mod traffic;

@@ -1,12 +1,13 @@
 //! The operator binary: `aether-operator run`, and the files it generates.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use aether_operator::pool::wish::Defaults;
 use aether_operator::runtime::{logging, run};
-use aether_operator::{api, install};
+use aether_operator::{api, install, rest};
 use clap::{Parser, Subcommand};
 
 /// Zero-downtime rolling updates for Kubernetes.
@@ -20,10 +21,12 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Run the operator.
-    Run(Run),
+    Run(Box<Run>),
     /// Print the custom resource definitions as YAML.
     Crds,
-    /// Print ServiceAccount, roles and admission policy as YAML.
+    /// Print the OpenAPI document of the REST API as JSON.
+    Openapi,
+    /// Print ServiceAccount, roles and admission policies as YAML.
     Rbac {
         /// Namespace the operator is installed in.
         #[arg(long, default_value = install::NAMESPACE)]
@@ -36,6 +39,24 @@ struct Run {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, default_value = "0.0.0.0:8081", env = "AETHER_ADMIN_ADDRESS")]
     admin_address: SocketAddr,
+    /// Where the REST API is served; `off`: nowhere.
+    #[arg(long, default_value = "0.0.0.0:8080", env = "AETHER_API_ADDRESS", value_parser = api_address)]
+    api_address: ApiAddress,
+    /// Namespace of REST calls that do not say.
+    #[arg(long, default_value = "default", env = "AETHER_API_NAMESPACE", value_parser = namespace)]
+    api_namespace: String,
+    /// Audience that tokens for the REST API must have.
+    #[arg(long, default_value = rest::auth::AUDIENCE, env = "AETHER_API_AUDIENCE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    api_audience: String,
+    /// A name under which the REST API is reached, besides addresses, localhost and names of Services; may be given again.
+    #[arg(long = "api-host", value_name = "NAME", env = "AETHER_API_HOSTS", value_delimiter = ',')]
+    api_hosts: Vec<String>,
+    /// Certificate chain of the REST API, as PEM; read again every minute. Default: plain HTTP.
+    #[arg(long, value_name = "FILE", requires = "api_tls_key")]
+    api_tls_certificate: Option<PathBuf>,
+    /// Its key, as PEM.
+    #[arg(long, value_name = "FILE", requires = "api_tls_certificate")]
+    api_tls_key: Option<PathBuf>,
     /// Namespace of the leader election Lease.
     #[arg(long, default_value = install::NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
@@ -66,6 +87,22 @@ struct Run {
     /// How log lines look.
     #[arg(long, value_enum, default_value = "text", env = "AETHER_LOG_FORMAT")]
     log_format: logging::Format,
+}
+
+/// An address, or none.
+#[derive(Clone, Copy)]
+struct ApiAddress(Option<SocketAddr>);
+
+/// A chart's empty value is off.
+fn api_address(text: &str) -> Result<ApiAddress, String> {
+    match text {
+        "" | "off" => Ok(ApiAddress(None)),
+        _ => text.parse().map(|a| ApiAddress(Some(a))).map_err(|_| "write an address and a port, as in 0.0.0.0:8080, or off".into()),
+    }
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    if rest::query::is_namespace(text) { Ok(text.to_owned()) } else { Err("is no name of a namespace".into()) }
 }
 
 /// The guide's True and False, and what else people write; a chart's empty value is no.
@@ -108,9 +145,14 @@ fn main() -> ExitCode {
 
 fn run_command() -> anyhow::Result<()> {
     match Args::parse().command {
-        Command::Run(args) => operate(args),
+        Command::Run(args) => operate(*args),
         Command::Crds => print(&install::to_yaml(&api::crds())?),
-        Command::Rbac { namespace } => print(&install::to_yaml(&install::access(&namespace))?),
+        Command::Openapi => print(&rest::openapi::text()),
+        Command::Rbac { namespace } => {
+            let (access, roles) = (install::access(&namespace), install::roles());
+            let (asked, named) = (install::orders_policy(&namespace), install::ordered_by_policy(&namespace));
+            print(&install::to_yaml(&[access, roles, install::finalizer_policy(), asked, named].concat())?)
+        }
     }
 }
 
@@ -125,8 +167,16 @@ async fn operate(args: Run) -> anyhow::Result<()> {
     logging::start(args.log_format);
     rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let certificate = args.api_tls_certificate.zip(args.api_tls_key).map(|(chain, key)| rest::Certificate { chain, key });
     let settings = run::Settings {
         admin: args.admin_address,
+        api: args.api_address.0.map(|address| run::ApiSettings {
+            address,
+            namespace: args.api_namespace,
+            audience: args.api_audience,
+            hosts: args.api_hosts,
+            certificate,
+        }),
         namespace: args.namespace,
         identity: args.identity.unwrap_or_else(|| format!("{}-{}", host.trim(), std::process::id())),
         lease: Duration::from_secs(args.lease_seconds),

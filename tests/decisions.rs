@@ -297,6 +297,60 @@ fn at_the_end() -> Seen {
 const UNREADABLE: Figures =
     Figures { new: (0, 0), old: (0, 0), slow: None, age: None, problem: "pod new-0: connection refused", counting: false };
 
+/// Rolled back by order; of 2.0.0 nothing is left.
+fn rolled_back() -> Seen {
+    Seen { paused: false, apex: "user", new: None, services: false, weights: None, ..seen("ROLLED_BACK") }
+}
+
+fn to_the_end() -> Seen {
+    Seen { routing: "1:0", weights: Some((1, 0)), since: 61, held: &[("in force", 61)], ..seen("ROUTING") }
+}
+
+#[rstest]
+#[case::a_start(seen("PENDING"), "DEPLOYING", "alice (spec.version)")]
+#[case::another_version(Seen { spec: json!({"version": "3.0.0"}), ..seen("ROUTING") }, "ROLLING_BACK", "alice (spec.version)")]
+#[case::the_next_release(Seen { spec: json!({"attempt": 2}), ..rolled_back() }, "DEPLOYING", "alice (spec.version)")]
+#[case::the_first_ratio(Seen { spec: json!({"control": {"version": "2.0.0", "routing": "1:9"}}), weights: Some((1, 9)), ..seen("DEPLOYED") }, "ROUTING", "alice (spec.control)")]
+#[case::an_approval(Seen { spec: json!({"requireManualApproval": true, "control": {"version": "2.0.0", "approved": "1:9"}}), weights: Some((1, 9)), ..seen("DEPLOYED") }, "ROUTING", "alice (spec.control)")]
+#[case::an_end(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Complete"}}), ..to_the_end() }, "COMPLETING", "alice (spec.control)")]
+#[case::a_way_back(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), ..seen("ROUTING") }, "ROLLING_BACK", "alice (spec.control)")]
+#[case::a_way_back_from_nothing(Seen { spec: json!({"control": {"version": "2.0.0", "outcome": "Rollback"}}), ..seen("PENDING") }, "ROLLING_BACK", "alice (spec.control)")]
+#[case::nobodys_step(Seen { weights: Some((1, 9)), ..seen("DEPLOYED") }, "ROUTING", "operator")]
+#[case::nobodys_end(to_the_end(), "COMPLETING", "operator")]
+#[case::a_deadline(Seen { new: Some(1), since: 601, ..seen("DEPLOYING") }, "ROLLING_BACK", "operator")]
+#[case::a_deletion(Seen { deleting: true, ..seen("ROUTING") }, "ROLLING_BACK", "deletion")]
+fn whose_order_a_change_of_state_follows(#[case] seen: Seen, #[case] state: &str, #[case] by: &str) {
+    let by_order = by.contains(' ');
+    let plan = Seen { ordered_by: "alice".into(), ..seen.clone() }.plan();
+    let last = plan.status.unwrap().history.pop().unwrap();
+    assert_eq!((last.to.as_str(), &*last.by), (state, by));
+    let told = plan.notes.iter().any(|n| n.message.starts_with(&format!("{state}: ")) && n.message.ends_with(" (ordered by alice)"));
+    assert_eq!(told, by_order, "{:?}", plan.notes);
+    // Where no name is known the order itself is named.
+    let plan = seen.plan();
+    let last = plan.status.unwrap().history.pop().unwrap();
+    assert_eq!(last.by, by.trim_start_matches("alice (").trim_end_matches(')'));
+    assert!(plan.notes.iter().all(|n| !n.message.contains("ordered by")), "{:?}", plan.notes);
+}
+
+#[rstest]
+#[case::long("\u{e4}".repeat(300), format!("{} (spec.version)", "\u{e4}".repeat(253)))]
+#[case::of_several_lines("a\nb\u{1b}[2J".into(), "ab[2J (spec.version)".into())]
+#[case::of_nothing("\n".into(), "spec.version".into())]
+fn a_name_is_kept_within_bounds(#[case] ordered_by: String, #[case] wanted: String) {
+    let status = Seen { ordered_by, ..seen("PENDING") }.plan().status.unwrap();
+    assert_eq!(status.history[0].by, wanted);
+}
+
+#[rstest]
+#[case::at_rest(rolled_back())]
+#[case::in_the_middle(Seen { routing: "1:9", weights: Some((1, 9)), since: 30, held: &[("in force", 30)], ..seen("ROUTING") })]
+fn another_name_alone_is_no_news(#[case] seen: Seen) {
+    let said = serde_json::to_value(seen.plan().status.unwrap()).unwrap();
+    let plan = Seen { status: Some(said), ordered_by: "alice".into(), ..seen }.plan();
+    assert!(plan.status.is_none() && plan.actions.is_empty() && plan.notes.is_empty(), "{}", line(&plan));
+}
+
 /// A breach is on record.
 fn breach() -> Value {
     json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached", "approvedBefore": ""}})

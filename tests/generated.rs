@@ -7,7 +7,7 @@ mod state_table;
 use std::path::Path;
 
 use aether_operator::api::State;
-use aether_operator::{api, install};
+use aether_operator::{api, cli, install, rest};
 use rstest::rstest;
 
 fn check(file: &str, wanted: &str) {
@@ -39,8 +39,25 @@ fn finalizer_policy() {
 }
 
 #[test]
+fn openapi() {
+    check("openapi.json", &rest::openapi::text());
+}
+
+#[test]
+fn orders() {
+    check("deploy/orders-policy.yaml", &install::to_yaml(&install::orders_policy(install::NAMESPACE)).unwrap());
+    check("deploy/ordered-by-policy.yaml", &install::to_yaml(&install::ordered_by_policy(install::NAMESPACE)).unwrap());
+    check("deploy/roles.yaml", &install::to_yaml(&install::roles()).unwrap());
+}
+
+#[test]
 fn states() {
     check("docs/states.md", &state_table::page());
+}
+
+#[test]
+fn help_of_every_command() {
+    check("docs/cli.md", &cli::args::page());
 }
 
 #[rstest]

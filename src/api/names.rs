@@ -37,6 +37,9 @@ pub const EVICT: &str = "aether.dev/evict";
 /// Annotation on a ProxyPool: those of its proxies that the cloud's list no longer shows, all at once, are gone, says a
 /// person. Its value is `status.epoch`, so it speaks of those alone that were ordered until then.
 pub const GONE: &str = "aether.dev/gone";
+/// Annotation on a RollingUpdate or ProxyPool: who last changed what is asked for. Set by the admission policy from who made the
+/// request, and by the operator for whoever it took an order from over REST; nobody else may write another name.
+pub const ORDERED_BY: &str = "aether.dev/ordered-by";
 /// Label on what is published about a ProxyPool: its name.
 pub const POOL: &str = "aether.dev/pool";
 /// How every label and annotation of ours begins.

@@ -612,7 +612,8 @@ pub struct Transition {
     pub to: State,
     /// One CamelCase word for programs.
     pub reason: String,
-    /// Who wanted it: `operator`, or the order that was followed.
+    /// Who wanted it: `operator`, or the order that was followed, behind the name of whoever last changed what is asked for
+    /// where that is known: `alice (spec.control)`.
     pub by: String,
 }
 

@@ -1,12 +1,7 @@
-//! The CLI. Its commands come with the REST API; today it can only say which version it is.
+//! The CLI: `aether`, or `kubectl aether` where it is called `kubectl-aether`.
 
-use clap::Parser;
+use std::process::ExitCode;
 
-/// Aether for Kubernetes.
-#[derive(Parser)]
-#[command(name = "aether", version, arg_required_else_help = true)]
-struct Args {}
-
-fn main() {
-    Args::parse();
+fn main() -> ExitCode {
+    aether_operator::cli::main()
 }

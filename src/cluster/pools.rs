@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::api::{ProxyPool, ProxyPoolStatus, names};
 use crate::cloud::{account, kubernetes};
@@ -35,6 +37,45 @@ pub enum PoolError {
     /// The API server did not take it.
     #[error("{}", .0.message())]
     Call(#[from] CallError),
+}
+
+/// The pools as watched.
+#[derive(Clone)]
+pub struct Known {
+    store: Store<ProxyPool>,
+    listed: watch::Receiver<bool>,
+}
+
+impl Known {
+    /// Waits until all that are there are known, however many wait. kube's own `wait_until_ready` wakes only the last one of them.
+    /// False: the watch has ended.
+    pub async fn is_complete(&self) -> bool {
+        self.listed.clone().wait_for(|listed| *listed).await.is_ok()
+    }
+
+    /// The pool of that name.
+    pub fn find(&self, key: &Key) -> Option<ProxyPool> {
+        self.store.get(&ObjectRef::new(&key.name).within(&key.namespace)).map(|pool| (*pool).clone())
+    }
+}
+
+/// What a watch tells: the pools, and the keys of those that it has told of.
+fn known(events: impl Stream<Item = watcher::Result<Event<ProxyPool>>>) -> (Known, impl Stream<Item = Key>) {
+    let (store, writer) = reflector::store();
+    let (tell, listed) = watch::channel(false);
+    let stored = events.reflect(writer).inspect_ok(move |event| {
+        if matches!(event, Event::InitDone) {
+            tell.send_replace(true);
+        }
+    });
+    let keys = stored.touched_objects().filter_map(async |pool| match pool {
+        Ok(pool) => Some(Key::new(pool.namespace().unwrap_or_default(), pool.name_any())),
+        Err(error) => {
+            tracing::warn!(%error, "the watch of ProxyPools is interrupted");
+            None
+        }
+    });
+    (Known { store, listed }, keys)
 }
 
 /// The way to pools.
@@ -63,23 +104,9 @@ impl Pools {
     }
 
     /// All pools as they come and change, and a store that is always as new as the stream.
-    pub fn watch(&self) -> (Store<ProxyPool>, impl Stream<Item = Key> + use<>) {
-        let (store, writer) = reflector::store();
+    pub fn watch(&self) -> (Known, impl Stream<Item = Key> + use<>) {
         let stream = watcher(Api::<ProxyPool>::all(self.client.clone()), watcher::Config::default());
-        let touched = stream.default_backoff().reflect(writer).touched_objects();
-        let keys = touched.filter_map(async |pool| match pool {
-            Ok(pool) => Some(Key::new(pool.namespace().unwrap_or_default(), pool.name_any())),
-            Err(error) => {
-                tracing::warn!(%error, "the watch of ProxyPools is interrupted");
-                None
-            }
-        });
-        (store, keys)
-    }
-
-    /// The pool of that name, as watched.
-    pub fn find(store: &Store<ProxyPool>, key: &Key) -> Option<ProxyPool> {
-        store.get(&ObjectRef::new(&key.name).within(&key.namespace)).map(|pool| (*pool).clone())
+        known(stream.default_backoff())
     }
 
     /// A Secret's keys and values, read live: a rotation counts from the next look on.
@@ -224,6 +251,36 @@ fn holds(there: &serde_json::Value, wanted: &serde_json::Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pool(name: &str) -> ProxyPool {
+        let spec = json!({"minScaling": 1, "kubernetes": {"image": "x"}, "proxy": {"allowFrom": ["192.0.2.0/24"]}});
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn all_that_wait_for_the_first_list_are_woken() {
+        let names = ["a", "b", "c", "d"];
+        let (send, events) = futures::channel::mpsc::unbounded();
+        let (known, keys) = known(events);
+        let mut keys = std::pin::pin!(keys);
+        send.unbounded_send(Ok(Event::Init)).unwrap();
+        let mut waiting = tokio::task::JoinSet::new();
+        for name in names {
+            send.unbounded_send(Ok(Event::InitApply(pool(name)))).unwrap();
+            let (key, known) = (keys.next().await.unwrap(), known.clone());
+            assert!(known.find(&key).is_none());
+            waiting.spawn(async move { known.is_complete().await.then(|| known.find(&key).map(|p| p.name_any())) });
+        }
+        // Each waits by now.
+        tokio::task::yield_now().await;
+        send.unbounded_send(Ok(Event::InitDone)).unwrap();
+        send.unbounded_send(Ok(Event::Apply(pool("e")))).unwrap();
+        keys.next().await.unwrap();
+        let limit = std::time::Duration::from_secs(20);
+        let mut found = tokio::time::timeout(limit, waiting.join_all()).await.expect("not all are woken");
+        found.sort();
+        assert_eq!(found, names.map(|name| Some(Some(name.to_owned()))));
+    }
 
     #[test]
     fn defaults_of_the_server_are_no_difference() {

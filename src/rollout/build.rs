@@ -88,7 +88,7 @@ pub fn image(current: &str, pattern: Option<&str>, version: &str) -> String {
 }
 
 /// An image's name and its tag; a digest is neither.
-fn split_image(image: &str) -> (&str, Option<&str>) {
+pub fn split_image(image: &str) -> (&str, Option<&str>) {
     let name = image.split_once('@').map_or(image, |(name, _)| name);
     match name.rsplit_once(':') {
         // A colon before a slash belongs to the registry's port.

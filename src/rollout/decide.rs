@@ -310,7 +310,9 @@ impl<'a> Turn<'a> {
                 || (saying.state == self.obs.status.state && saying.reason != status::state_word(saying.state));
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
             let about = format!("{} {}", text(&self.status.new_version), text(&self.status.routing));
-            let message = format!("{}: {}", saying.state, saying.message);
+            let person = status::person(&self.obs.meta, saying.by).filter(|_| saying.state != self.obs.status.state);
+            let ordered = person.map(|name| format!(" (ordered by {name})")).unwrap_or_default();
+            let message = format!("{}: {}{ordered}", saying.state, saying.message);
             self.plan.notes.retain(|n| n.about == n.message);
             self.plan.notes.push(Note { warning, reason: saying.reason.clone(), message, about });
         }

@@ -8,6 +8,7 @@ use crate::api::conditions::{
 };
 use crate::api::rolling_update::{Transition, Verdict};
 use crate::api::{Ratio, RollingUpdateStatus, State, Time, names};
+use crate::cluster::facts::Meta;
 
 use super::build;
 use super::decide::is_another;
@@ -19,6 +20,8 @@ pub const KEPT: &str = "CleanupManual";
 const HISTORY: usize = 20;
 /// A difference nobody acts on, such as a count of ready pods, waits this long for company.
 const MINOR: Duration = Duration::from_secs(15);
+/// Characters that are kept of a person's name: no name of Kubernetes' own is longer.
+const LONGEST_NAME: usize = 253;
 
 /// One thing said about an update, for its status and its people.
 #[derive(Clone, Debug)]
@@ -29,7 +32,7 @@ pub struct Saying {
     pub reason: String,
     /// A sentence: what is waited for, or what a person must do.
     pub message: String,
-    /// Who wanted a change of state.
+    /// Who wanted a change of state: the operator, or the field that a person ordered it by.
     pub by: &'static str,
     /// Whether the routes' parents follow the recorded ratio.
     pub shifted: (Answer, &'static str, String),
@@ -51,6 +54,18 @@ impl Saying {
     }
 }
 
+/// The person whose order a change of state follows: whoever last changed what is asked for, as far as that is known.
+pub fn person(meta: &Meta, by: &str) -> Option<String> {
+    let name = meta.annotations.get(names::ORDERED_BY).filter(|_| by.starts_with("spec."))?;
+    let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// Who wanted a change of state, for the record: `alice (spec.control)`.
+pub fn wanted_by(meta: &Meta, by: &str) -> String {
+    person(meta, by).map_or_else(|| by.to_owned(), |name| format!("{name} ({by})"))
+}
+
 /// (Ready, Reconciling, Stalled) of each state: what kstatus, Helm and `kubectl wait` go by.
 fn kstatus(state: State) -> (bool, bool, bool) {
     match state {
@@ -64,7 +79,8 @@ fn kstatus(state: State) -> (bool, bool, bool) {
 pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying, now: Time) {
     let Saying { state, reason, message, by, shifted, refused_order } = saying;
     if status.state != *state {
-        status.history.push(Transition { at: now, from: status.state, to: *state, reason: reason.clone(), by: (*by).into() });
+        let by = wanted_by(&obs.meta, by);
+        status.history.push(Transition { at: now, from: status.state, to: *state, reason: reason.clone(), by });
         let surplus = status.history.len().saturating_sub(HISTORY);
         status.history.drain(..surplus);
         status.state = *state;

@@ -1,11 +1,13 @@
 //! What the operator counts about itself, for `/metrics`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::api::rolling_update::Verdict;
@@ -44,6 +46,18 @@ struct CallLabels {
     provider: &'static str,
     verb: &'static str,
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    method: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: &'static str,
 }
 
 /// What is shown of one pool.
@@ -94,6 +108,8 @@ pub struct Metrics {
     verdicts: Family<VerdictLabels, Gauge>,
     pools: [Family<PoolLabels, Gauge>; POOL_GAUGES.len()],
     calls: Family<CallLabels, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
 }
 
 impl Default for Metrics {
@@ -109,6 +125,9 @@ impl Default for Metrics {
             verdicts: <_>::default(),
             pools: <_>::default(),
             calls: <_>::default(),
+            requests: <_>::default(),
+            // The upper ones are for `?wait=`.
+            durations: Family::new_with_constructor(|| Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0, 600.0])),
         };
         registry.register("api_writes", "Mutating requests sent to the API server", metrics.writes.clone());
         registry.register("decisions", "Decisions made", metrics.decisions.clone());
@@ -120,6 +139,12 @@ impl Default for Metrics {
             registry.register(name, help, family.clone());
         }
         registry.register("cloud_calls", "Calls to the providers of pools, by how they went", metrics.calls.clone());
+        registry.register(
+            "rest_requests",
+            "Requests of the REST API; code 499: the caller left before the answer",
+            metrics.requests.clone(),
+        );
+        registry.register("rest_request_seconds", "Time until they were answered", metrics.durations.clone());
         Self { registry: Arc::new(registry), ..metrics }
     }
 }
@@ -153,6 +178,12 @@ impl Metrics {
     pub fn called<T>(&self, provider: &'static str, verb: &'static str, answer: &Result<T, Error>) {
         let result = answer.as_ref().map_or_else(|error| error.class.word(), |_| "ok");
         self.calls.get_or_create(&CallLabels { provider, verb, result }).inc();
+    }
+
+    /// Counts a request of the REST API, by the template of its route.
+    pub fn answered(&self, route: &'static str, method: &'static str, code: u16, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { route, method, code }).inc();
+        self.durations.get_or_create(&RouteLabels { route }).observe(took.as_secs_f64());
     }
 
     /// Shows how a pool is.

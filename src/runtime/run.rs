@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use kube::Client;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -18,21 +20,25 @@ use crate::cluster::write::Writer;
 use crate::cluster::{SharedIndex, client, watch as watches};
 use crate::metrics_source::measurer::Measurer;
 use crate::metrics_source::scrape::{Limits, Scraper};
+use crate::orders::Desk;
 use crate::pool::keep::Keeper;
 use crate::pool::wish::Defaults;
+use crate::rest::{self, Certificate, Gate};
 
 use super::admin::{self, Health};
 use super::lease::{Candidate, Leadership};
 use super::metrics::Metrics;
 
 /// Name of the Lease.
-const LEASE: &str = "aether-operator";
+pub const LEASE: &str = "aether-operator";
 
 /// How the operator runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where probes and metrics are served.
     pub admin: SocketAddr,
+    /// How the REST API is served; `None`: not at all.
+    pub api: Option<ApiSettings>,
     /// Namespace of the Lease.
     pub namespace: String,
     /// Who this process is; unique.
@@ -47,6 +53,21 @@ pub struct Settings {
     pub cloud_settle: Option<u32>,
 }
 
+/// How the REST API is served.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// Where.
+    pub address: SocketAddr,
+    /// Namespace of calls that do not say.
+    pub namespace: String,
+    /// What tokens must be made for.
+    pub audience: String,
+    /// Names of the server, besides addresses, localhost and names of Services.
+    pub hosts: Vec<String>,
+    /// With TLS.
+    pub certificate: Option<Certificate>,
+}
+
 /// Runs until `stop` completes or something essential ends.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let client = client::connect().await?;
@@ -59,6 +80,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     let mut tasks = JoinSet::new();
     let synced = watches::start(&client, &index, &news, &mut tasks);
     let mut serving = tokio::spawn(admin::serve(settings.admin, health.clone()));
+    // On followers as well: it reads and writes through the API server.
+    let mut api = tokio::spawn(answer(settings.clone(), client.clone(), metrics.clone()));
     let (leads, mut follows) = watch::channel(false);
     let candidate = Candidate::new(&client, &settings.namespace, LEASE, &settings.identity, settings.lease.into(), leadership.clone());
     tasks.spawn(candidate.run(leads));
@@ -79,6 +102,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
         () = stop => Ok(()),
         Some(_) = tasks.join_next() => Err(anyhow::anyhow!("a watch or the leader election ended")),
         ended = &mut serving => Err(anyhow::anyhow!("the admin server ended: {ended:?}")),
+        ended = &mut api => Err(anyhow::anyhow!("the REST server ended: {ended:?}")),
         () = lead((&context, &measurer, &keeper), &mut follows, synced, &mut heard, &health, &metrics) => Err(anyhow::anyhow!("the drive loop ended")),
     };
     health.alive.store(false, Ordering::Relaxed);
@@ -86,6 +110,16 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     release(&client, &settings).await;
     tracing::info!("stopped");
     result
+}
+
+/// Serves the REST API for as long as the process runs.
+async fn answer(settings: Settings, client: Client, metrics: Metrics) -> anyhow::Result<()> {
+    let Some(api) = settings.api else { return std::future::pending().await };
+    let listener = TcpListener::bind(api.address).await.with_context(|| format!("listening on {}", api.address))?;
+    let gate = Gate::reviewed(client.clone(), &api.audience);
+    let desk = Desk::new(client, &settings.namespace, settings.pool_defaults);
+    let rest = rest::Settings { namespace: api.namespace, hosts: api.hosts, metrics };
+    rest::serve(listener, api.certificate, desk, gate, rest).await
 }
 
 async fn release(client: &Client, settings: &Settings) {

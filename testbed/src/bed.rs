@@ -28,6 +28,7 @@ use crate::kubelet;
 use crate::namespace::Entered;
 use crate::pki::Pki;
 use crate::process::Process;
+use crate::tls::Listener;
 
 const ETCD: &str = "http://127.0.0.1:2379";
 /// For each part of the boot. Generous, because a loaded machine is no error.
@@ -80,7 +81,9 @@ impl Bed {
             Process::spawn(&dir, "kube-scheduler", scheduler(&binaries, &pki)?)?,
             Process::spawn(&dir, "kwok", kwok(&binaries, &dir, &pki)?)?,
         ];
-        let pods = kubelet::run(client.clone(), options.kubelet);
+        let address = (options.kubelet.host_ip, kubelet::PORT).into();
+        let listener = Listener::bind(address, &pki, &options.kubelet.host_ip.to_string()).await?;
+        let pods = kubelet::run(client.clone(), listener, options.kubelet);
         let mut kubelet = JoinSet::new();
         kubelet.spawn(async move {
             if let Err(error) = pods.await {
@@ -299,7 +302,12 @@ async fn add_node(nodes: &Api<Node>, number: usize, zone: &str) -> anyhow::Resul
                 "topology.kubernetes.io/zone": zone,
             },
         },
-        "status": { "allocatable": resources, "capacity": resources },
+        "status": {
+            "allocatable": resources,
+            "capacity": resources,
+            // The addresses are kwok's; this is where the API server asks for logs there.
+            "daemonEndpoints": { "kubeletEndpoint": { "Port": kubelet::PORT } },
+        },
     }))?;
     nodes.create(&PostParams::default(), &node).await?;
     // Ready is not enough: until the node lifecycle controller has taken its taint away, nothing is scheduled there.
@@ -329,6 +337,8 @@ fn apiserver(binaries: &Binaries, dir: &Path, pki: &Pki) -> anyhow::Result<Comma
     command.args(["--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16"]);
     // The API server would publish 127.0.0.1 as the endpoint of the `kubernetes` Service, which validation forbids.
     command.arg("--endpoint-reconciler-type=none");
+    // Nobody resolves the nodes' names.
+    command.arg("--kubelet-preferred-address-types=InternalIP");
     command.arg("--service-account-issuer=https://kubernetes.default.svc");
     // One file, however long: a test that reads the log must not miss what was rotated away.
     command.arg("--audit-log-maxsize=10000");
@@ -336,6 +346,7 @@ fn apiserver(binaries: &Binaries, dir: &Path, pki: &Pki) -> anyhow::Result<Comma
         ("tls-cert-file", pki.file("apiserver.crt")),
         ("tls-private-key-file", pki.file("apiserver.key")),
         ("client-ca-file", pki.file("ca.crt")),
+        ("kubelet-certificate-authority", pki.file("ca.crt")),
         ("service-account-key-file", pki.file("sa.pub")),
         ("service-account-signing-key-file", pki.file("sa.key")),
         ("audit-policy-file", policy),

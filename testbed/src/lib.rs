@@ -48,5 +48,6 @@ mod received;
 pub mod rig;
 pub mod strangers;
 pub mod tinyproxy;
+pub mod tls;
 pub mod trials;
 pub mod watching;

@@ -8,7 +8,6 @@
 //! loopback interface, and the bed has no other) and calls `https://<external name>:<port>` itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,18 +23,15 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bed::Bed;
+use crate::tls::Listener;
 
 const SERVICE: &str = "metrics-api";
 const NAMESPACE: &str = "kube-system";
@@ -56,7 +52,8 @@ impl MetricsApi {
     /// Serves the API, tells the API server of it, and waits until it is to be had there.
     pub async fn start(bed: &Bed) -> anyhow::Result<Self> {
         let books = Arc::new(Books { client: bed.client(), costs: Mutex::default(), counts: Mutex::default(), asked: Mutex::default() });
-        let listener = listen(bed).await?;
+        // The name by which the API server calls the Service.
+        let listener = Listener::bind(ADDRESS, bed.pki(), &format!("{SERVICE}.{NAMESPACE}.svc")).await?;
         let routes = router(books.clone());
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, routes).await {
@@ -184,37 +181,6 @@ async fn pods(
     let pods = pods.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let items: Vec<Value> = pods.items.iter().filter_map(|pod| books.metrics(pod)).collect();
     Ok(Json(json!({"kind": "PodMetricsList", "apiVersion": "metrics.k8s.io/v1beta1", "metadata": {}, "items": items})))
-}
-
-/// A listener that speaks TLS, with a certificate for the name by which the API server calls the Service.
-struct Listener {
-    tcp: TcpListener,
-    tls: TlsAcceptor,
-}
-
-async fn listen(bed: &Bed) -> anyhow::Result<Listener> {
-    let (certificate, key) = bed.pki().server(&[&format!("{SERVICE}.{NAMESPACE}.svc")])?;
-    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key)?;
-    Ok(Listener { tcp: TcpListener::bind(ADDRESS).await?, tls: Arc::new(config).into() })
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            let (stream, from) = axum::serve::Listener::accept(&mut self.tcp).await;
-            if let Ok(Ok(stream)) = timeout(PATIENCE, self.tls.accept(stream)).await {
-                return (stream, from);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.tcp.local_addr()
-    }
 }
 
 async fn register(bed: &Bed) -> anyhow::Result<()> {

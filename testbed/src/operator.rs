@@ -22,12 +22,10 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Installs definitions, rights and the finalizer policy from the repository's own manifests.
+/// Installs definitions, rights, roles and policies from the repository's own manifests.
 pub async fn install(bed: &Bed) -> anyhow::Result<()> {
-    for file in
-        ["crds/aether.dev_rollingupdates.yaml", "crds/aether.dev_proxypools.yaml", "deploy/access.yaml", "deploy/finalizer-policy.yaml"]
-    {
-        bed.apply_file(&repository().join(file)).await?;
+    for folder in ["crds", "deploy"] {
+        bed.apply_file(&repository().join(folder)).await?;
     }
     bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/rollingupdates.aether.dev", "crd/proxypools.aether.dev"])
         .await?;
@@ -35,13 +33,14 @@ pub async fn install(bed: &Bed) -> anyhow::Result<()> {
     let example = repository().join("examples/minimal.yaml").display().to_string();
     let mut answer = bed.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", &example]).await;
     for _ in 0..60 {
-        if answer.as_ref().is_ok_and(|object| object.contains("aether.dev/traffic")) {
+        let has = |name: &str| answer.as_ref().is_ok_and(|object| object.contains(name));
+        if has("aether.dev/traffic") && has("aether.dev/ordered-by") {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
         answer = bed.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", &example]).await;
     }
-    anyhow::bail!("RollingUpdates are not taken, or not with their finalizer: {answer:?}")
+    anyhow::bail!("RollingUpdates are not taken, or not with their finalizer and who wants them: {answer:?}")
 }
 
 /// A running operator process. Dropping it kills it.
@@ -53,12 +52,12 @@ pub struct Operator {
 impl Operator {
     /// Starts an operator and waits until it knows the cluster. Several may run: names tell their logs and ports apart.
     pub async fn start(bed: &Bed, name: &str, admin_port: u16, lease: Duration) -> anyhow::Result<Self> {
-        Self::start_build(bed, &binary()?, name, admin_port, lease).await
+        Self::start_build(bed, &built(NAME)?, name, admin_port, lease).await
     }
 
     /// As [`Operator::start`], with more of its flags.
     pub async fn start_with(bed: &Bed, name: &str, admin_port: u16, lease: Duration, flags: &[String]) -> anyhow::Result<Self> {
-        Self::launch(bed, &binary()?, name, admin_port, lease, flags).await
+        Self::launch(bed, &built(NAME)?, name, admin_port, lease, flags).await
     }
 
     /// As [`Operator::start`], with another build of it.
@@ -66,13 +65,32 @@ impl Operator {
         Self::launch(bed, program, name, admin_port, lease, &[]).await
     }
 
+    /// As [`Operator::start`], with an environment.
+    pub async fn start_in(bed: &Bed, name: &str, admin_port: u16, lease: Duration, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::launch_in(bed, &built(NAME)?, name, admin_port, lease, &[], environment).await
+    }
+
     async fn launch(bed: &Bed, program: &Path, name: &str, admin_port: u16, lease: Duration, flags: &[String]) -> anyhow::Result<Self> {
+        Self::launch_in(bed, program, name, admin_port, lease, flags, &[]).await
+    }
+
+    async fn launch_in(
+        bed: &Bed,
+        program: &Path,
+        name: &str,
+        admin_port: u16,
+        lease: Duration,
+        flags: &[String],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, NAME).await?;
         let mut command = Command::new(program);
         command
             .args(["run", "--namespace", NAMESPACE, "--admin-address", &format!("127.0.0.1:{admin_port}")])
+            .args(["--api-address", &format!("127.0.0.1:{}", api_port(admin_port))])
             .args(["--lease-seconds", &lease.as_secs().to_string()])
             .args(flags)
+            .envs(environment.iter().copied())
             .env("KUBECONFIG", kubeconfig)
             .env("RUST_LOG", "info,aether_operator=debug,kube_client=warn");
         let mut process = Process::spawn(bed.dir(), name, command)?;
@@ -130,20 +148,21 @@ impl Operator {
     }
 }
 
-/// The operator's binary, built beside this one.
-fn binary() -> anyhow::Result<PathBuf> {
+/// Where an operator with that admin port serves REST.
+pub fn api_port(admin_port: u16) -> u16 {
+    admin_port + 1000
+}
+
+/// One of the repository's programs, built beside this one.
+pub fn built(name: &str) -> anyhow::Result<PathBuf> {
     let mine = std::env::current_exe()?;
-    mine.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join(NAME))
-        .find(|path| path.is_file())
-        .context("the operator is not built yet; run `make build` first")
+    let beside = mine.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
+    beside.with_context(|| format!("{name} is not built yet; run `make build` first"))
 }
 
 /// The operator's release build, in the same target folder.
 pub fn release_binary() -> anyhow::Result<PathBuf> {
-    let debug = binary()?;
+    let debug = built(NAME)?;
     let release = debug.ancestors().nth(2).map(|target| target.join("release").join(NAME));
     release.filter(|path| path.is_file()).context("the operator is not built for release yet; run `make bench`")
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use testbed::bed::{Bed, BedOptions, client_of};
 use testbed::binaries::Binaries;
 use testbed::gateway::{Gateway, GatewayOptions};
 use testbed::namespace;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::runtime::Runtime;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -63,6 +64,7 @@ fn trials(bed: Option<&(Arc<Runtime>, Arc<Bed>)>) -> Vec<Trial> {
         a_service_account_can_do_what_it_was_granted_and_no_more
         an_error_of_kubectl_tells_what_kubectl_said
         the_audit_log_holds_writes_with_their_bodies_and_no_reads
+        the_log_of_a_pod_is_read_and_followed_until_it_ends
         each_gateway_serves_its_own_class
     ]
 }
@@ -137,6 +139,53 @@ fn audited(bed: &Bed, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Vec<Val
     let text = std::fs::read_to_string(bed.audit_log())?;
     let events: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
     Ok(events?.into_iter().filter(wanted).collect())
+}
+
+async fn the_log_of_a_pod_is_read_and_followed_until_it_ends(bed: &Bed) -> anyhow::Result<()> {
+    bed.create_namespace("logs").await?;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "namespace": "logs", "annotations": {"testbed.aether.dev/error-rate": "0.5"}},
+        "spec": {"containers": [{"name": "main", "image": "shop:v1"}]},
+    });
+    bed.apply(pod).await?;
+    bed.kubectl(&["-n", "logs", "wait", "pod/web", "--for=condition=Ready", "--timeout=60s"]).await?;
+    let log = bed.kubectl(&["-n", "logs", "logs", "web"]).await?;
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(lines[0].starts_with("version v1 of pod logs/web listens on ") && lines[1..] == ["ready"], "{log}");
+    assert_eq!(bed.kubectl(&["-n", "logs", "logs", "web", "--tail=1"]).await?, "ready\n");
+    let dated = bed.kubectl(&["-n", "logs", "logs", "web", "--timestamps", "--tail=1"]).await?;
+    let (at, line) = dated.split_once(' ').unwrap();
+    assert!(chrono::DateTime::parse_from_rfc3339(at).is_ok() && line == "ready\n", "{dated}");
+
+    let address = bed.kubectl(&["-n", "logs", "get", "pod", "web", "-o", "jsonpath={.status.podIP}:8080"]).await?;
+    let mut kubectl = Command::new(&bed.binaries().kubectl)
+        .args(["-n", "logs", "logs", "-f", "--tail=1", "web"])
+        .env("KUBECONFIG", bed.kubeconfig())
+        .env("KUBECACHEDIR", bed.dir().join("kubectl-cache"))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut followed = BufReader::new(kubectl.stdout.take().unwrap()).lines();
+    let follow = async {
+        assert_eq!(followed.next_line().await?.as_deref(), Some("ready"));
+        assert!(get(&address, "any.example").await?.contains(" 200 "));
+        assert!(get(&address, "any.example").await?.contains(" 500 "));
+        assert_eq!(followed.next_line().await?.as_deref(), Some("GET / 500"));
+        bed.kubectl(&["-n", "logs", "delete", "pod", "web"]).await?;
+        let mut last = Vec::new();
+        while let Some(line) = followed.next_line().await? {
+            last.push(line);
+        }
+        anyhow::ensure!(kubectl.wait().await?.success(), "kubectl did not end well");
+        anyhow::Ok(last)
+    };
+    let last = timeout(Duration::from_mins(1), follow).await??;
+    assert!(last[0].starts_with("terminating") && last.last().unwrap() == "exited with code 0", "{last:?}");
+
+    let gone = bed.kubectl(&["-n", "logs", "logs", "web"]).await.unwrap_err().to_string();
+    assert!(gone.contains("NotFound"), "{gone}");
+    Ok(())
 }
 
 async fn each_gateway_serves_its_own_class(bed: &Bed) -> anyhow::Result<()> {

@@ -28,6 +28,8 @@ pub struct Seen {
     pub rollback: &'static str,
     /// What is merged into `spec`.
     pub spec: Value,
+    /// Who changed it last, where that is known.
+    pub ordered_by: String,
     pub deleting: bool,
     pub finalizer: bool,
     pub paused: bool,
@@ -83,6 +85,7 @@ pub fn seen(state: &'static str) -> Seen {
         routing: "0:1",
         rollback: "",
         spec: json!({}),
+        ordered_by: String::new(),
         deleting: false,
         finalizer: true,
         paused: made,
@@ -261,6 +264,9 @@ impl Seen {
         });
         merge(&mut spec, &self.spec);
         let mut meta = json!({"finalizers": if self.finalizer { json!(["aether.dev/traffic"]) } else { json!([]) }});
+        if !self.ordered_by.is_empty() {
+            meta["annotations"] = json!({"aether.dev/ordered-by": self.ordered_by});
+        }
         if self.deleting {
             meta["deletionTimestamp"] = ago(1);
         }

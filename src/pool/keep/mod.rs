@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use kube::ResourceExt as _;
-use kube::runtime::reflector::Store;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -19,7 +18,7 @@ use crate::cloud::account::Accounts;
 use crate::cloud::{Class, Cloud, Error, Vm};
 use crate::cluster::event::Publisher;
 use crate::cluster::facts::{Key, Meta};
-use crate::cluster::pools::Pools;
+use crate::cluster::pools::{Known, Pools};
 use crate::runtime::clock;
 use crate::runtime::metrics::Metrics;
 
@@ -63,7 +62,7 @@ impl Keeper {
 
     /// Runs for ever. Dropping it stops all pools' tasks at once.
     pub async fn run(&self) {
-        let (store, keys) = self.pools.watch();
+        let (known, keys) = self.pools.watch();
         let mut keys = std::pin::pin!(keys);
         let mut tasks = Tasks::default();
         loop {
@@ -72,7 +71,7 @@ impl Keeper {
                     let Some(key) = key else { return };
                     match tasks.bells.get(&key) {
                         Some(bell) => bell.notify_one(),
-                        None => self.start(&key, &store, &mut tasks),
+                        None => self.start(&key, &known, &mut tasks),
                     }
                 }
                 Some(done) = tasks.running.join_next_with_id() => {
@@ -82,25 +81,25 @@ impl Keeper {
                     if let Err(error) = done {
                         tracing::error!(pool = %key, %error, "keeping the pool failed; it is tried again in a minute");
                         tasks.spawn(&key, Arc::default(), tokio::time::sleep(AFTER_A_FAILURE));
-                    } else if Pools::find(&store, &key).is_some() {
+                    } else if known.find(&key).is_some() {
                         // It was made again in the meantime, or failed a minute ago.
-                        self.start(&key, &store, &mut tasks);
+                        self.start(&key, &known, &mut tasks);
                     }
                 }
             }
         }
     }
 
-    fn start(&self, key: &Key, store: &Store<ProxyPool>, tasks: &mut Tasks) {
+    fn start(&self, key: &Key, known: &Known, tasks: &mut Tasks) {
         let bell = Arc::new(Notify::new());
-        let (keeper, of, store, rings) = (self.clone(), key.clone(), store.clone(), bell.clone());
+        let (keeper, of, known, rings) = (self.clone(), key.clone(), known.clone(), bell.clone());
         tasks.spawn(key, bell, async move {
             let mut kept = Kept::default();
             // A first list is told object by object before the store has any of them.
-            if store.wait_until_ready().await.is_err() {
+            if !known.is_complete().await {
                 return;
             }
-            while let Some(pool) = Pools::find(&store, &of) {
+            while let Some(pool) = known.find(&of) {
                 let pool = kept.newest(pool);
                 let wait = keeper.look(&pool, &mut kept).await;
                 // A pool that was written by us just now rings as well.

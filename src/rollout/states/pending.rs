@@ -12,7 +12,7 @@ use super::{completing, fence, resting, rolling_back};
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, other_version};
 use crate::rollout::model::{LiveCheck, Observation};
-use crate::rollout::status::Saying;
+use crate::rollout::status::{Saying, wanted_by};
 use crate::rollout::wish::Wish;
 
 /// Why an update waits, in a word and in a sentence that says what to do.
@@ -71,7 +71,8 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
             turn.status.routing = Some("0:1".into());
             turn.status.effective_routing = Some("0:1".into());
             let message = format!("bringing out {instances} pods of version {} at 0 % traffic", wish.version);
-            turn.say(Saying { refused_order: other_version(wish), ..Saying::new(State::Deploying, "Deploying", message) });
+            let refused_order = other_version(wish);
+            turn.say(Saying { by: "spec.version", refused_order, ..Saying::new(State::Deploying, "Deploying", message) });
         }
     }
 }
@@ -101,8 +102,8 @@ fn take_over(turn: &mut Turn<'_>, wish: &Wish, version: &str) {
 /// The record of the last release makes room; its history stays, with the step to PENDING in it.
 fn begin_anew(turn: &mut Turn<'_>) {
     let old = std::mem::take(&mut turn.status);
-    let step =
-        Transition { at: turn.now, from: old.state, to: State::Pending, reason: "NewVersionWanted".into(), by: "spec.version".into() };
+    let by = wanted_by(&turn.obs.meta, "spec.version");
+    let step = Transition { at: turn.now, from: old.state, to: State::Pending, reason: "NewVersionWanted".into(), by };
     turn.status = RollingUpdateStatus {
         history: old.history,
         // A fight goes on over releases.

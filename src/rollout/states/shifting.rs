@@ -53,7 +53,9 @@ pub fn go_on(turn: &mut Turn<'_>, wish: &Wish) {
     }
     if target.ratio == recorded.ratio && settled && recorded.ratio.is_all_new() && may_complete(turn, wish, &decision) {
         let message = format!("version {} carries all traffic; the old version is being retired", wish.version);
-        turn.say(Saying { shifted: shifted_to("all traffic on the new version"), ..Saying::new(State::Completing, "Completing", message) });
+        let by = if wish.orders.outcome == Some(Outcome::Complete) { "spec.control" } else { "operator" };
+        let shifted = shifted_to("all traffic on the new version");
+        turn.say(Saying { by, shifted, ..Saying::new(State::Completing, "Completing", message) });
         return;
     }
     if !carries(obs, target.ratio) {
@@ -321,7 +323,8 @@ fn say_shifting(turn: &mut Turn<'_>, wish: &Wish, gate: &Gate, waiting: Option<W
     let at_gate = at_gate.filter(|wait| wait.0 != WAITING_FOR_GATEWAY);
     let waiting = at_gate.or(waiting).or_else(|| old_not_serving(turn.obs, recorded)).or_else(|| not_ready(turn, wish));
     let Wait(reason, message) = waiting.unwrap_or_else(|| Wait(state_word(state), format!("traffic new:old is {asked}")));
-    turn.say(Saying { shifted, refused_order: refused_order(wish, turn.obs), ..Saying::new(state, reason, message) });
+    let by = if wish.orders.routing.is_some() || wish.manual_approval { "spec.control" } else { "operator" };
+    turn.say(Saying { by, shifted, refused_order: refused_order(wish, turn.obs), ..Saying::new(state, reason, message) });
 }
 
 /// Pods mode: what the Service's endpoints say, and for whom that holds.

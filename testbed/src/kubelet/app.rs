@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::Utc;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
@@ -24,6 +25,7 @@ use crate::received;
 
 use super::addresses::Lease;
 use super::behaviour::Behaviour;
+use super::logs::Log;
 use super::metrics::Metrics;
 
 /// Longest delay that a request may ask for.
@@ -49,6 +51,7 @@ struct Shared {
     answered: AtomicU64,
     metrics: Mutex<Metrics>,
     drain: CancellationToken,
+    log: Arc<Log>,
 }
 
 /// A running application. Dropping it closes its listeners and cuts its connections, as the end of a process does.
@@ -61,7 +64,14 @@ pub struct App {
 impl App {
     /// Listens on the address of the lease. `age` is how long ago the container was started. The address is given back
     /// only when the last listener and the last connection are closed.
-    pub async fn start(pod: &str, lease: &Arc<Lease>, ports: &[u16], behaviour: &Behaviour, age: Duration) -> io::Result<Self> {
+    pub async fn start(
+        pod: &str,
+        lease: &Arc<Lease>,
+        ports: &[u16],
+        behaviour: &Behaviour,
+        age: Duration,
+        log: &Arc<Log>,
+    ) -> io::Result<Self> {
         let now = Instant::now();
         let started = now.checked_sub(age).unwrap_or(now);
         let shared = Arc::new(Shared {
@@ -71,6 +81,7 @@ impl App {
             answered: AtomicU64::new(0),
             metrics: Mutex::default(),
             drain: CancellationToken::new(),
+            log: log.clone(),
         });
         let mut listeners = JoinSet::new();
         for port in ports {
@@ -205,6 +216,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let method = method_name(request.method());
+    if errs {
+        // Only failures: a line per request would be most of what a busy pod does.
+        shared.log.say(Utc::now(), &format!("{method} {} {}", request.uri().path(), code.as_u16()));
+    }
     shared.metrics.lock().unwrap_or_else(PoisonError::into_inner).count(code.as_u16(), method, begun.elapsed());
     Ok(response)
 }
@@ -250,7 +265,7 @@ mod tests {
     async fn app(third: u8, pairs: &[(&str, &str)]) -> (App, SocketAddr) {
         let addresses = Addresses::new((Ipv4Addr::new(127, 99, third, 0), 24));
         let lease = Arc::new(addresses.take().unwrap());
-        let app = App::start("web-1", &lease, &[18_080], &behaviour(pairs), Duration::ZERO).await.unwrap();
+        let app = App::start("web-1", &lease, &[18_080], &behaviour(pairs), Duration::ZERO, &Arc::default()).await.unwrap();
         (app, SocketAddr::from((lease.ip(), 18_080)))
     }
 

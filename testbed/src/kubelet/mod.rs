@@ -27,12 +27,15 @@
 //!
 //! They may be edited on the live pod. A value that cannot be read, or a name that is not in this list, stops the container
 //! with `CreateContainerConfigError` and says why.
+//!
+//! `kubectl logs` shows what each pod said, see [`logs`]: its start, its readiness, its answers with an error and its end.
 
 pub mod behaviour;
 
 mod addresses;
 mod app;
 mod life;
+mod logs;
 mod metrics;
 mod pod;
 mod status;
@@ -44,6 +47,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -54,8 +58,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use addresses::Addresses;
+use logs::Logs;
 use pod::{Found, PodKey, Wish};
 use worker::Node;
+
+use crate::tls::Listener;
+
+/// The port of a node's kubelet, which has the pods' logs.
+pub const PORT: u16 = 10250;
 
 /// Settings of the pod server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,14 +104,23 @@ impl Default for Options {
 struct Served {
     resource_version: Option<u64>,
     wishes: watch::Sender<Wish>,
+    _log: logs::Entry,
     /// Ends the pod's task, and with it its listeners and connections, when the entry is dropped.
     _task: AbortOnDropHandle<()>,
 }
 
 /// Serves all pods that are bound to a node until the future is dropped; then every pod is gone at once. Pods that the
-/// API server says are running are taken up with the address they have.
-pub async fn run(client: kube::Client, options: Options) -> anyhow::Result<()> {
-    let mut pods = Pods::new(client.clone(), options);
+/// API server says are running are taken up with the address they have. The listener is where the API server asks for logs.
+pub async fn run(client: kube::Client, listener: Listener, options: Options) -> anyhow::Result<()> {
+    let pods = Pods::new(client.clone(), options);
+    let logs = logs::router(pods.logs.clone());
+    tokio::select! {
+        ended = play(client, pods) => ended,
+        ended = axum::serve(listener, logs).into_future() => ended.context("the server of logs has ended"),
+    }
+}
+
+async fn play(client: kube::Client, mut pods: Pods) -> anyhow::Result<()> {
     // Some proxies end quiet connections after four minutes; ask for less.
     let config = watcher::Config::default().fields("spec.nodeName!=").timeout(200);
     let mut events = pin!(watcher::watcher(Api::<Pod>::all(client), config).default_backoff());
@@ -118,6 +137,7 @@ pub async fn run(client: kube::Client, options: Options) -> anyhow::Result<()> {
 struct Pods {
     node: Node,
     served: HashMap<PodKey, Served>,
+    logs: Logs,
     listed: Vec<Seen>,
 }
 
@@ -129,7 +149,7 @@ impl Pods {
             options: Arc::new(options),
             client,
         };
-        Self { node, served: HashMap::new(), listed: Vec::new() }
+        Self { node, served: HashMap::new(), logs: Logs::default(), listed: Vec::new() }
     }
 
     fn take(&mut self, event: Event<Pod>) {
@@ -173,8 +193,9 @@ impl Pods {
         }
         let lease = found.ip.and_then(|ip| self.node.addresses.take_back(ip));
         let (wishes, receiver) = watch::channel(wish);
-        let task = tokio::spawn(worker::run(self.node.clone(), key.clone(), found, lease, receiver));
-        self.served.insert(key, Served { resource_version, wishes, _task: AbortOnDropHandle::new(task) });
+        let entry = self.logs.open(&key);
+        let task = tokio::spawn(worker::run(self.node.clone(), key.clone(), found, lease, entry.log(), receiver));
+        self.served.insert(key, Served { resource_version, wishes, _log: entry, _task: AbortOnDropHandle::new(task) });
     }
 }
 

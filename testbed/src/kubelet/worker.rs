@@ -16,7 +16,8 @@ use super::Options;
 use super::addresses::{Addresses, Lease};
 use super::app::App;
 use super::behaviour::Behaviour;
-use super::life::{Life, Status, Step, Wanted};
+use super::life::{Exit, Life, State, Status, Step, Wanted};
+use super::logs::Log;
 use super::pod::{Found, PodKey, Wish};
 use super::status;
 
@@ -60,13 +61,24 @@ struct Worker {
     life: Life,
     lease: Arc<Lease>,
     app: Option<(u32, App)>,
+    log: Arc<Log>,
+    /// What the log has been told, so that it is told once.
+    told: Told,
     /// The last patch of the status: some states of a pod look the same from outside.
     published: Option<Value>,
 }
 
+/// Turns in a pod's life that its log tells of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    ready: bool,
+    terminating: bool,
+    exit: Option<Exit>,
+}
+
 /// Runs one pod until it is removed. Dropping the future is the pod's sudden end: everything it holds is closed. A pod
 /// that has an address comes with its lease.
-pub async fn run(node: Node, key: PodKey, found: Found, mut lease: Option<Lease>, mut wishes: watch::Receiver<Wish>) {
+pub async fn run(node: Node, key: PodKey, found: Found, mut lease: Option<Lease>, log: Arc<Log>, mut wishes: watch::Receiver<Wish>) {
     let lease = loop {
         match lease.take().or_else(|| node.addresses.take()) {
             Some(lease) => break Arc::new(lease),
@@ -75,8 +87,9 @@ pub async fn run(node: Node, key: PodKey, found: Found, mut lease: Option<Lease>
     };
     let life = Life::new(&found, node.options.crash_back_off, now());
     let api = Api::namespaced(node.client.clone(), &key.namespace);
-    let mut worker = Worker { node, key, api, life, lease, app: None, published: None };
+    let mut worker = Worker { node, key, api, life, lease, app: None, log, told: Told::default(), published: None };
     if found.ended {
+        worker.log.end();
         // Its status says all there is to say; only its deletion is of interest.
         drop(wishes.wait_for(|wish| wish.grace.is_some()).await);
         while let Reply::Failed = worker.remove().await {
@@ -132,6 +145,7 @@ impl Worker {
             warn!(pod = self.key.name, "{error:#}");
             return Reply::Failed;
         }
+        self.tell(wish, &step.status);
         let patch = self.patch(wish, &step.status);
         if self.published.as_ref() != Some(&patch) {
             let params = PatchParams::default();
@@ -141,6 +155,28 @@ impl Worker {
             }
         }
         if step.remove { self.remove().await } else { Reply::Done }
+    }
+
+    /// Writes into the log what has turned since the last step.
+    fn tell(&mut self, wish: &Wish, status: &Status) {
+        let exit = match status.state {
+            State::Exited(exit) | State::BackOff { exit, .. } | State::Ended(exit) => Some(exit),
+            _ => None,
+        };
+        let turned = Told { ready: status.ready, terminating: wish.grace.is_some(), exit };
+        let before = std::mem::replace(&mut self.told, turned);
+        if turned.terminating && !before.terminating {
+            self.log.say(now(), "terminating: serves on for a while, then answers what is in flight");
+        }
+        if turned.ready != before.ready {
+            self.log.say(now(), if turned.ready { "ready" } else { "not ready" });
+        }
+        if let Some(exit) = turned.exit.filter(|_| turned.exit != before.exit) {
+            self.log.say(now(), &format!("exited with code {}", exit.code));
+        }
+        if let State::Ended(_) = status.state {
+            self.log.end();
+        }
     }
 
     fn patch(&self, wish: &Wish, status: &Status) -> Value {
@@ -174,9 +210,12 @@ impl Worker {
                 let default = [self.node.options.port];
                 let ports = if wish.ports.is_empty() { default.as_slice() } else { wish.ports.as_slice() };
                 let age = (now() - since).to_std().unwrap_or_default();
-                let app = App::start(&self.key.name, &self.lease, ports, behaviour, age)
+                let app = App::start(&self.key.name, &self.lease, ports, behaviour, age, &self.log)
                     .await
                     .with_context(|| format!("cannot listen on {} {ports:?}", self.lease.ip()))?;
+                let PodKey { namespace, name, .. } = &self.key;
+                let line = format!("version {} of pod {namespace}/{name} listens on {} {ports:?}", behaviour.version, self.lease.ip());
+                self.log.say(now(), &line);
                 self.app = Some((run, app));
             }
             (Wanted::Draining, _) => match &self.app {

@@ -24,6 +24,8 @@ pub struct Provider {
     pub parts: &'static [Call],
     /// Pages of a list of 100 VMs.
     pub pages: f64,
+    /// Lists before each create: where there are two markets, only they tell what came of an earlier attempt.
+    pub lists_per_create: u64,
 }
 
 fn token(_: &FakeCloud) -> String {
@@ -33,18 +35,18 @@ fn token(_: &FakeCloud) -> String {
 /// All of them.
 #[rustfmt::skip]
 pub const PROVIDERS: [Provider; 6] = [
-    Provider { name: "digitalocean", dialect: Some(Dialect::DigitalOcean), block: r#"{"region": "lon1"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0 },
-    Provider { name: "hetzner", dialect: Some(Dialect::Hetzner), block: r#"{"location": "nbg1"}"#, credentials: &[("token", token)], parts: &[], pages: 2.0 },
-    Provider { name: "vultr", dialect: Some(Dialect::Vultr), block: r#"{"region": "ewr"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0 },
+    Provider { name: "digitalocean", dialect: Some(Dialect::DigitalOcean), block: r#"{"region": "lon1"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0, lists_per_create: 0 },
+    Provider { name: "hetzner", dialect: Some(Dialect::Hetzner), block: r#"{"location": "nbg1"}"#, credentials: &[("token", token)], parts: &[], pages: 2.0, lists_per_create: 0 },
+    Provider { name: "vultr", dialect: Some(Dialect::Vultr), block: r#"{"region": "ewr"}"#, credentials: &[("token", token)], parts: &[], pages: 1.0, lists_per_create: 0 },
     Provider {
         name: "aws", dialect: Some(Dialect::Ec2), block: r#"{"region": "eu-central-1", "ami": "ami-0123456789abcdef0", "spot": {"onDemandFallback": true}}"#,
-        credentials: &[("accessKeyId", token), ("secretAccessKey", token)], parts: &[], pages: 1.0,
+        credentials: &[("accessKeyId", token), ("secretAccessKey", token)], parts: &[], pages: 1.0, lists_per_create: 1,
     },
     Provider {
         name: "gcp", dialect: Some(Dialect::Gce), block: r#"{"project": "test", "zone": "europe-west1-b"}"#,
-        credentials: &[("serviceAccountKey", |cloud| cloud.service_account_key("test"))], parts: &[Call::Operation], pages: 1.0,
+        credentials: &[("serviceAccountKey", |cloud| cloud.service_account_key("test"))], parts: &[Call::Operation], pages: 1.0, lists_per_create: 0,
     },
-    Provider { name: "kubernetes", dialect: None, block: r#"{"image": "proxy:1"}"#, credentials: &[], parts: &[], pages: 1.0 },
+    Provider { name: "kubernetes", dialect: None, block: r#"{"image": "proxy:1"}"#, credentials: &[], parts: &[], pages: 1.0, lists_per_create: 0 },
 ];
 
 /// How a pool is rolled: each with another limit that binds, so that either shows when it is broken. Always 4 proxies, in

@@ -56,7 +56,7 @@ pub async fn rotate(ground: &Ground, provider: &'static Provider, log: &Log) -> 
     ensure!(after.lowest(before.now).1 >= VMS - BATCH, "below the floor: {row}");
     ensure!((creates, deletes) == (100, 100), "each is made and deleted once: {row}");
     #[allow(clippy::cast_precision_loss)]
-    let per_second = lists as f64 / provider.pages / (took.as_secs_f64() + 2.0);
+    let per_second = (lists - creates * provider.lists_per_create) as f64 / provider.pages / (took.as_secs_f64() + 2.0);
     ensure!(per_second <= 1.0, "one list per look, and a second between two looks at least: {row}");
     Ok(row)
 }
