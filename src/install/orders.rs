@@ -31,9 +31,12 @@ const ORDERS: [Order; 5] = [
         resource: "rollingupdates",
         role: EDITOR,
         written_in: "spec.control.routing or paused, or takes an outcome back",
-        is_given: "variables.orders.?routing != variables.ordersBefore.?routing \
-            || variables.orders.?paused.orValue(false) != variables.ordersBefore.?paused.orValue(false) \
-            || (variables.ordersBefore.?outcome.hasValue() && !variables.orders.?outcome.hasValue())",
+        // What was asked of one attempt is taken away with the next one, which takes no verb.
+        is_given: "(variables.orders.?routing != variables.ordersBefore.?routing \
+            && (variables.sameRelease || variables.orders.?routing.hasValue())) \
+            || (variables.orders.?paused.orValue(false) != variables.ordersBefore.?paused.orValue(false) \
+            && (variables.sameRelease || variables.orders.?paused.orValue(false))) \
+            || (variables.sameRelease && variables.ordersBefore.?outcome.hasValue() && !variables.orders.?outcome.hasValue())",
     },
     Order {
         verb: "approve",
@@ -69,22 +72,21 @@ const ORDERS: [Order; 5] = [
 
 /// Asks for the verb of every order that an object is written with, and lets nobody write another's name as its giver.
 ///
-/// Orders are compared as far as they are in force: those for another version are none, and with another `spec.version` or
-/// `spec.attempt` all of them are new. Status and scale are other resources and do not come by here. Needs Kubernetes 1.30. `namespace`: the operator's.
+/// Orders are compared as far as they are in force: those for another version are none, and with another `spec.version` all of
+/// them are new. Status and scale are other resources and do not come by here. Needs Kubernetes 1.30. `namespace`: the operator's.
 pub fn orders_policy(namespace: &str) -> Vec<Value> {
     let in_force = |object: &str| format!("{object}.?spec.?control.?version == {object}.?spec.?version");
     let entries = |object: &str| format!("{}.split(',').map(e, e.trim()).filter(e, e != '')", annotation(object, names::EVICT));
     let own = [
+        ("sameVersion", "variables.is.?spec.?version == variables.was.?spec.?version".to_owned()),
         (
             "sameRelease",
-            "variables.is.?spec.?version == variables.was.?spec.?version \
-             && variables.is.?spec.?attempt.orValue(1) == variables.was.?spec.?attempt.orValue(1)"
-                .to_owned(),
+            "variables.sameVersion && variables.is.?spec.?attempt.orValue(1) == variables.was.?spec.?attempt.orValue(1)".to_owned(),
         ),
         ("orders", format!("{} ? variables.is.?spec.?control.orValue({{}}) : dyn({{}})", in_force("variables.is"))),
         (
             "ordersBefore",
-            format!("variables.sameRelease && {} ? variables.was.?spec.?control.orValue({{}}) : dyn({{}})", in_force("variables.was")),
+            format!("variables.sameVersion && {} ? variables.was.?spec.?control.orValue({{}}) : dyn({{}})", in_force("variables.was")),
         ),
         ("evict", entries("variables.is")),
         ("evictBefore", entries("variables.was")),
