@@ -102,7 +102,7 @@ fn api_address(text: &str) -> Result<ApiAddress, String> {
 }
 
 fn namespace(text: &str) -> Result<String, String> {
-    if rest::query::is_namespace(text) { Ok(text.to_owned()) } else { Err("is no name of a namespace".into()) }
+    if aether_operator::orders::desk::is_namespace(text) { Ok(text.to_owned()) } else { Err("is no name of a namespace".into()) }
 }
 
 /// The guide's True and False, and what else people write; a chart's empty value is no.

@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use crate::api::rolling_update::{CleanupPolicy, Thresholds};
 use crate::api::{Ratio, duration};
 use crate::install;
+use crate::orders::desk::is_namespace;
 
 /// Name of the binary that kubectl runs for `kubectl aether`.
 const PLUGIN: &str = "kubectl-aether";
@@ -48,10 +49,10 @@ pub struct Global {
     #[arg(long, global = true, value_name = "NAME")]
     pub context: Option<String>,
     /// The namespace. Default: the context's.
-    #[arg(long, short, global = true, value_name = "NAME")]
+    #[arg(long, short, global = true, value_name = "NAME", value_parser = namespace)]
     pub namespace: Option<String>,
     /// Namespace that the operator runs in.
-    #[arg(long, global = true, value_name = "NAME", default_value = install::NAMESPACE)]
+    #[arg(long, global = true, value_name = "NAME", default_value = install::NAMESPACE, value_parser = namespace)]
     pub operator_namespace: String,
     /// How the answer is printed; json and yaml are what the REST API answers.
     #[arg(long, short, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
@@ -209,7 +210,7 @@ pub struct Start {
     /// The version wanted live.
     pub version: String,
     /// Pods of the new version. Default: as many as the old one has.
-    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(i32).range(1..), allow_negative_numbers = true)]
     pub instances: Option<i32>,
     /// Largest share of failed requests, 0 to 1. Default 0.01.
     #[arg(long, value_name = "RATE", value_parser = share)]
@@ -269,7 +270,7 @@ pub struct Routing {
     #[command(flatten)]
     pub id: Id,
     /// Shares of the traffic, new:old; 1:3 is 25 % new.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub ratio: Ratio,
     #[command(flatten)]
     pub wait: Wait,
@@ -318,7 +319,7 @@ pub struct Logs {
     #[arg(long, short)]
     pub follow: bool,
     /// Begin with the last N lines of each pod. Default: all.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), allow_negative_numbers = true)]
     pub tail: Option<i64>,
 }
 
@@ -373,10 +374,10 @@ Examples:
         #[arg(long, value_name = "BOOL")]
         enabled: Option<bool>,
         /// Healthy proxies that must stay.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..), allow_negative_numbers = true)]
         min_available: Option<i32>,
         /// Proxies in recycling at once.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..), allow_negative_numbers = true)]
         batch_size: Option<i32>,
     },
     /// Turn the environment of a CloudProxy into ProxyPools and Secrets.
@@ -471,6 +472,11 @@ fn thresholds(text: &str) -> Result<Thresholds, String> {
         "relaxed" => Ok(Thresholds::Relaxed),
         _ => Err("write default, strict or relaxed".into()),
     }
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    let wrong = || "a namespace is up to 63 lower-case letters, digits and dashes".to_owned();
+    is_namespace(text).then(|| text.to_owned()).ok_or_else(wrong)
 }
 
 fn wait_time(text: &str) -> Result<Duration, String> {

@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use tokio::time::Instant;
 
 use crate::api::RollingUpdate;
-use crate::orders::desk::lasting;
+use crate::orders::Class;
 use crate::orders::view::{Update, speaks_of_spec};
 use crate::runtime::clock;
 
@@ -44,15 +44,13 @@ pub async fn follow(
                 }
             }
             Ok(None) => return Err(Failure { code: 4, message: format!("update {id} does not exist any more") }),
-            Err(error) => {
-                if let Some(refusal) = lasting(&error) {
-                    return Err(refusal.into());
-                }
+            Err(refusal) if refusal.class == Class::Unavailable => {
                 if !told {
-                    note(&format!("the API server does not answer ({error}); trying again"));
+                    note(&format!("{refusal}; trying again"));
                 }
                 told = true;
             }
+            Err(refusal) => return Err(refusal.into()),
         }
     }
     Err(Failure::failed(format!("the watch of update {id} ended; try again")))
@@ -67,7 +65,7 @@ pub async fn wait(
 ) -> Result<RollingUpdate, Failure> {
     let id = ordered.name_any();
     let wanted = |u: &RollingUpdate| (u.spec.version.clone(), u.spec.attempt.unwrap_or(1));
-    let is_replaced = |u: &RollingUpdate| wanted(u) != wanted(ordered);
+    let is_replaced = |u: &RollingUpdate| wanted(u) != wanted(ordered) || u.uid() != ordered.uid();
     let is_written = |u: &RollingUpdate| u.metadata.generation >= ordered.metadata.generation;
     let mut last = String::new();
     let seen = |update: &RollingUpdate| {

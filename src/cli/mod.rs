@@ -78,6 +78,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    let args = match at_once(args) {
+        Ok(args) => args,
+        Err(ended) => return ended.map_or_else(|failure| end(&failure), |()| ExitCode::SUCCESS),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return end(&Failure::failed(format!("cannot start: {error}"))),
@@ -93,6 +97,20 @@ pub fn main() -> ExitCode {
     ended.map_or_else(|failure| end(&failure), |()| ExitCode::SUCCESS)
 }
 
+/// What needs no cluster is done by itself, so that Ctrl-C ends it as it ends any program, whatever it reads or writes.
+fn at_once(args: Args) -> Result<Args, Result<(), Failure>> {
+    match args.command {
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut args::command("aether"), "aether", &mut script);
+            Err(print(&String::from_utf8_lossy(&script)))
+        }
+        Command::Version => Err(print(&format!("aether {}\n", env!("CARGO_PKG_VERSION")))),
+        Command::Pool(Pool::Convert { file }) => Err(pool::convert(&file, args.global.namespace.as_deref())),
+        command => Ok(Args { command, ..args }),
+    }
+}
+
 fn end(failure: &Failure) -> ExitCode {
     if !failure.message.is_empty() {
         note(&format!("error: {}", failure.message));
@@ -103,18 +121,11 @@ fn end(failure: &Failure) -> ExitCode {
 async fn run(args: Args) -> Result<(), Failure> {
     let global = &args.global;
     match args.command {
-        Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut args::command("aether"), "aether", &mut script);
-            print(&String::from_utf8_lossy(&script))
-        }
-        Command::Version => print(&format!("aether {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Completion { .. } | Command::Version | Command::Pool(Pool::Convert { .. }) => Ok(()),
         Command::Update(command) => Box::pin(update::run(&Session::open(global).await?, command)).await,
         Command::Status => status::run(&Session::open(global).await?).await,
         Command::Logs(logs) => logs::run(&Session::open(global).await?, &logs).await,
         Command::Undeploy(undeploy) => undeploy::run(&Session::open(global).await?, &undeploy).await,
-        // Needs no cluster.
-        Command::Pool(Pool::Convert { file }) => pool::convert(&file, global.namespace.as_deref()),
         Command::Pool(command) => pool::run(&Session::open(global).await?, command).await,
         Command::Proxy(asked) => proxy::proxy(&Session::open(global).await?, &asked.ports).await,
     }

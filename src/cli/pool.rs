@@ -26,7 +26,7 @@ pub async fn run(session: &Session, command: Pool) -> Result<(), Failure> {
         Pool::Status { pool } => status(session, &pool).await,
         Pool::Evict { pool, ip } => evict(session, &pool, ip).await,
         Pool::Rolling { enabled, min_available, batch_size } => rolling(session, RollingPatch { enabled, min_available, batch_size }).await,
-        Pool::Convert { file } => convert(&file, session.is_named.then_some(&*session.namespace)),
+        Pool::Convert { .. } => Ok(()),
     }
 }
 

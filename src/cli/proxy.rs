@@ -6,8 +6,8 @@ use tokio::net::TcpListener;
 
 use crate::rest::{self, Gate, Settings};
 
-use super::Failure;
 use super::session::Session;
+use super::{Failure, note};
 
 /// Serves until Ctrl-C, on this machine alone.
 pub async fn proxy(session: &Session, ports: &[u16]) -> Result<(), Failure> {
@@ -17,7 +17,7 @@ pub async fn proxy(session: &Session, ports: &[u16]) -> Result<(), Failure> {
         listeners.push(TcpListener::bind(("127.0.0.1", *port)).await.map_err(busy)?);
     }
     for port in ports {
-        eprintln!("serving http://127.0.0.1:{port}, as the kubeconfig's identity; Ctrl-C ends it");
+        note(&format!("serving http://127.0.0.1:{port}, as the kubeconfig's identity; Ctrl-C ends it"));
     }
     let settings = Settings { namespace: session.namespace.clone(), ..Settings::default() };
     let serve = |listener| rest::serve(listener, None, session.desk.clone(), Gate::Own, settings.clone());

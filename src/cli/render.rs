@@ -83,6 +83,13 @@ fn or_dash(text: Option<String>) -> String {
 
 /// A share as people say it: 25 %, 33.3 %.
 pub fn percent(share: f64) -> String {
+    // What is not nothing is not shown as nothing, nor what is not all as all.
+    if share > 0.0 && share < 0.0001 {
+        return "< 0.01 %".into();
+    }
+    if share < 1.0 && share > 0.9999 {
+        return "> 99.99 %".into();
+    }
     let text = format!("{:.2}", share * 100.0);
     format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
 }

@@ -3,7 +3,9 @@
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
+use crate::cluster::client;
 use crate::orders::Desk;
+use crate::orders::desk::is_namespace;
 use crate::pool::wish::Defaults;
 
 use super::Failure;
@@ -32,7 +34,10 @@ impl Session {
         // The library re-sends for minutes; whoever sits in front of it decides that here.
         config.default_retry = false;
         let namespace = global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(|e| unusable(&e))?;
+        if !is_namespace(&namespace) {
+            return Err(unusable(format!("its context's namespace {namespace:?} is none; name one with -n")));
+        }
+        let client = Client::try_from(config).map_err(|e| unusable(e.to_string()))?;
         Ok(Self {
             desk: Desk::new(client, &global.operator_namespace, Defaults::default()),
             namespace,
@@ -76,7 +81,7 @@ async fn config(global: &Global) -> Result<Config, Failure> {
         }
         Err(KubeconfigError::FindPath) => Config::incluster()
             .map_err(|_| Failure::failed("there is no kubeconfig, nor a home to look in; name one with --kubeconfig or in KUBECONFIG")),
-        Err(error) => Err(unusable(&error)),
+        Err(error) => Err(unusable(client::unusable(&error))),
         Ok(found) => {
             let contexts: Vec<String> = found.contexts.iter().map(|c| c.name.clone()).collect();
             Config::from_custom_kubeconfig(found, &options).await.map_err(|error| match error {
@@ -84,14 +89,14 @@ async fn config(global: &Global) -> Result<Config, Failure> {
                     Failure::failed(format!("the kubeconfig has no context {name}; it has {}", contexts.join(", ")))
                 }
                 KubeconfigError::CurrentContextNotSet => Failure::failed("the kubeconfig has no current context; name one with --context"),
-                other => unusable(&other),
+                other => unusable(client::unusable(&other)),
             })
         }
     }
 }
 
-fn unusable(error: &dyn std::error::Error) -> Failure {
-    Failure::failed(format!("the kubeconfig cannot be used: {}", one_line(&error.to_string())))
+fn unusable(why: impl AsRef<str>) -> Failure {
+    Failure::failed(format!("the kubeconfig cannot be used: {}", one_line(why.as_ref())))
 }
 
 /// Parsers like to draw; an error here is one sentence.

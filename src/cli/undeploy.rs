@@ -162,7 +162,8 @@ async fn remove(session: &Session, artifact: &Artifact, revision: &Revision) -> 
     }
     let params = DeleteParams {
         propagation_policy: Some(PropagationPolicy::Foreground),
-        preconditions: Some(Preconditions { uid, resource_version: None }),
+        // As it was when this was decided: an update that begins meanwhile writes it.
+        preconditions: Some(Preconditions { uid, resource_version: revision.deployment.resource_version() }),
         ..DeleteParams::default()
     };
     bounded(api.delete(&name, &params)).await.map_err(|e| refusal(&e, &what))?;

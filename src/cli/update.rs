@@ -71,7 +71,12 @@ async fn order(session: &Session, id: &str, order: Order, wait: Wait) -> Result<
         return unless_for_people(session, &shown);
     }
     let good = if order == Order::Rollback { State::RolledBack } else { State::Completed };
-    finish(session, &update, wait.timeout, |u| order.is_followed(u), good).await
+    let last = live::wait(session, &update, wait.timeout, |u| order.is_followed(u)).await?;
+    if !order.stands(&last) {
+        let routing = View::of(&last).asked.routing.unwrap_or_else(|| "none".into());
+        return Err(Failure::failed(format!("update {id}: somebody else has asked for another ratio meanwhile ({routing})")));
+    }
+    ended(session, &View::of(&last), good)
 }
 
 /// Waits, says how it ended, and makes an exit code of it. `good`: the end that was meant, if it is one.
@@ -82,10 +87,13 @@ pub async fn finish(
     is_done: impl Fn(&RollingUpdate) -> bool,
     good: State,
 ) -> Result<(), Failure> {
-    let last = View::of(&live::wait(session, update, limit, is_done).await?);
-    unless_for_people(session, &last)?;
-    verdict(&last, good)?;
-    note(&render::ending(&last));
+    ended(session, &View::of(&live::wait(session, update, limit, is_done).await?), good)
+}
+
+fn ended(session: &Session, last: &View, good: State) -> Result<(), Failure> {
+    unless_for_people(session, last)?;
+    verdict(last, good)?;
+    note(&render::ending(last));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use kube::config::KubeconfigError;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, Config};
 
@@ -11,9 +12,23 @@ use super::facts::Kind;
 /// Longest time any single request may take, watches excepted.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is wrong with a kubeconfig, with nothing of what is in it: parsers quote the lines around an error, and there are tokens.
+pub fn unusable(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(_) => "it cannot be read as a kubeconfig; kubectl config view tells where".into(),
+        KubeconfigError::ParseClusterUrl(_) => "the server's address is none".into(),
+        KubeconfigError::ParseProxyUrl(_) => "the proxy-url is no address".into(),
+        other => other.to_string(),
+    }
+}
+
 /// A client without the library's own retries: those re-send a POST for minutes, and waiting is ours to plan.
 pub async fn connect() -> anyhow::Result<Client> {
-    let mut config = Config::infer().await?;
+    let mut config = Config::infer().await.map_err(|error| {
+        let why = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<KubeconfigError>());
+        let why = why.map_or_else(|| "there is none".into(), unusable);
+        anyhow::anyhow!("no way to the API server: this is no pod with a ServiceAccount, and of the kubeconfig: {why}")
+    })?;
     config.default_retry = false;
     Ok(Client::try_from(config)?)
 }

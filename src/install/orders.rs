@@ -31,9 +31,12 @@ const ORDERS: [Order; 5] = [
         resource: "rollingupdates",
         role: EDITOR,
         written_in: "spec.control.routing or paused, or takes an outcome back",
-        is_given: "variables.orders.?routing != variables.ordersBefore.?routing \
-            || variables.orders.?paused.orValue(false) != variables.ordersBefore.?paused.orValue(false) \
-            || (variables.ordersBefore.?outcome.hasValue() && !variables.orders.?outcome.hasValue())",
+        // What was asked of one attempt is taken away with the next one, which takes no verb.
+        is_given: "(variables.orders.?routing != variables.ordersBefore.?routing \
+            && (variables.sameRelease || variables.orders.?routing.hasValue())) \
+            || (variables.orders.?paused.orValue(false) != variables.ordersBefore.?paused.orValue(false) \
+            && (variables.sameRelease || variables.orders.?paused.orValue(false))) \
+            || (variables.sameRelease && variables.ordersBefore.?outcome.hasValue() && !variables.orders.?outcome.hasValue())",
     },
     Order {
         verb: "approve",
@@ -41,7 +44,7 @@ const ORDERS: [Order; 5] = [
         role: APPROVER,
         written_in: "spec.control.approved, or takes requireManualApproval away",
         is_given: "(variables.orders.?approved.hasValue() && variables.orders.?approved != variables.ordersBefore.?approved) \
-            || (variables.sameVersion && variables.was.?spec.?requireManualApproval.orValue(false) \
+            || (variables.sameRelease && variables.was.?spec.?requireManualApproval.orValue(false) \
             && !variables.is.?spec.?requireManualApproval.orValue(false))",
     },
     Order {
@@ -76,6 +79,10 @@ pub fn orders_policy(namespace: &str) -> Vec<Value> {
     let entries = |object: &str| format!("{}.split(',').map(e, e.trim()).filter(e, e != '')", annotation(object, names::EVICT));
     let own = [
         ("sameVersion", "variables.is.?spec.?version == variables.was.?spec.?version".to_owned()),
+        (
+            "sameRelease",
+            "variables.sameVersion && variables.is.?spec.?attempt.orValue(1) == variables.was.?spec.?attempt.orValue(1)".to_owned(),
+        ),
         ("orders", format!("{} ? variables.is.?spec.?control.orValue({{}}) : dyn({{}})", in_force("variables.is"))),
         (
             "ordersBefore",

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -23,7 +23,7 @@ use crate::pool::keep::CONFIG;
 use crate::pool::wish::Defaults;
 
 use super::pools::{self, Eviction};
-use super::updates::{self, Begin, Order, Start};
+use super::updates::{self, Begin, Move, Order, Start};
 use super::view::Update;
 use super::{Class, Refusal};
 
@@ -33,6 +33,8 @@ const MANAGER: &str = "aether";
 const TRIES: usize = 10;
 /// Time for the operator to look at a pool that has changed.
 const FORGETS: Duration = Duration::from_secs(1);
+/// Between two looks of who may not watch.
+const LOOKS: Duration = Duration::from_secs(1);
 
 /// Where people's orders are taken.
 #[derive(Clone)]
@@ -102,17 +104,17 @@ impl Desk {
 
     /// Starts an update: creates its object, or moves the one that is there to the version.
     pub async fn start(&self, namespace: &str, start: &Start, supersede: bool, manner: Manner<'_>) -> Result<RollingUpdate, Refusal> {
-        self.start_where(namespace, start, supersede, manner, &|_| std::future::ready(Ok(())).boxed()).await
+        self.start_where(namespace, start, supersede, manner, &|_, _| std::future::ready(Ok(())).boxed()).await
     }
 
-    /// As [`Desk::start`]; one that is there, by name, is moved only where `may_move` agrees.
+    /// As [`Desk::start`]; one that is there, by name, is moved only where `may_move` agrees to each verb that takes.
     pub async fn start_where(
         &self,
         namespace: &str,
         start: &Start,
         supersede: bool,
         manner: Manner<'_>,
-        may_move: &(dyn Fn(String) -> BoxFuture<'static, Result<(), Refusal>> + Send + Sync),
+        may_move: &(dyn Fn(String, &'static str) -> BoxFuture<'static, Result<(), Refusal>> + Send + Sync),
     ) -> Result<RollingUpdate, Refusal> {
         let api = self.updates_in(namespace);
         for _ in 0..TRIES {
@@ -129,10 +131,13 @@ impl Desk {
                     let params = PostParams { dry_run: manner.dry_run, field_manager: Some(MANAGER.into()) };
                     bounded(api.create(&params, &object)).await
                 }
-                Begin::Move(name, patch) => {
+                Begin::Move(Move { name, patch, verbs, is_anew }) => {
                     let Some(read) = there.iter().find(|u| u.name_any() == name) else { continue };
-                    may_move(name).await?;
-                    self.write(read, patch, manner).await
+                    for verb in verbs {
+                        may_move(name.clone(), verb).await?;
+                    }
+                    // Whoever changes limits has ordered nothing.
+                    self.write(read, patch, Manner { by: manner.by.filter(|_| is_anew), ..manner }).await
                 }
             };
             match written {
@@ -164,9 +169,25 @@ impl Desk {
         self.write(update, patch, manner).await.map_err(|e| refusal(&e, &format!("update {}", update.name_any())))
     }
 
-    /// The update as it is and as it changes; `None` once it is gone. An error is followed by another try; see [`lasting`].
-    pub fn changes(&self, namespace: &str, id: &str) -> impl Stream<Item = watcher::Result<Option<RollingUpdate>>> + use<> {
-        watcher::watch_object(self.updates_in(namespace), id).default_backoff()
+    /// The update as it is and as it changes; `None` once it is gone. Whoever may get it and not watch it is told every second.
+    /// What is Unavailable is tried again; any other refusal is the last.
+    pub fn changes(&self, namespace: &str, id: &str) -> impl Stream<Item = Result<Option<RollingUpdate>, Refusal>> + use<> {
+        let watched = watcher::watch_object(self.updates_in(namespace), id).default_backoff().map_err(|error| of_watch(&error));
+        let may_watch = |told: &Result<_, Refusal>| std::future::ready(!matches!(told, Err(r) if r.class == Class::Forbidden));
+        let (api, id) = (self.updates_in(namespace), id.to_owned());
+        let looked = stream::unfold(true, move |goes_on| {
+            let (api, id) = (api.clone(), id.clone());
+            async move {
+                if !goes_on {
+                    return None;
+                }
+                tokio::time::sleep(LOOKS).await;
+                let told = bounded(api.get_opt(&id)).await.map_err(|e| refusal(&e, &id));
+                let goes_on = !matches!(&told, Err(r) if r.class != Class::Unavailable);
+                Some((told, goes_on))
+            }
+        });
+        watched.take_while(may_watch).chain(looked)
     }
 
     /// Waits until an update is as wanted, or that long; answers as it is then.
@@ -176,20 +197,18 @@ impl Desk {
         limit: Duration,
         is_there: impl Fn(&RollingUpdate) -> bool,
     ) -> Result<RollingUpdate, Refusal> {
-        let (namespace, id) = (update.namespace().unwrap_or_default(), update.name_any());
+        let (namespace, id, uid) = (update.namespace().unwrap_or_default(), update.name_any(), update.uid());
         let generation = update.metadata.generation;
         let mut last = update;
         let follow = async {
             let mut changes = std::pin::pin!(self.changes(&namespace, &id));
             while let Some(told) = changes.next().await {
-                let update = match told {
-                    Ok(update) => update,
-                    Err(error) => match lasting(&error) {
-                        Some(refusal) => return Err(refusal),
-                        None => continue,
-                    },
-                };
-                last = update.ok_or_else(|| Refusal::not_found(format!("update {id} was deleted")))?;
+                match told {
+                    Ok(Some(update)) if update.uid() == uid => last = update,
+                    Ok(_) => return Err(Refusal::not_found(format!("update {id} was deleted"))),
+                    Err(refusal) if refusal.class == Class::Unavailable => continue,
+                    Err(refusal) => return Err(refusal),
+                }
                 // The first that is told may be older than what was written.
                 if last.metadata.generation >= generation && is_there(&last) {
                     break;
@@ -333,22 +352,20 @@ impl Desk {
     }
 }
 
-/// What of a watch will be the same next time.
-pub fn lasting(error: &watcher::Error) -> Option<Refusal> {
+fn of_watch(error: &watcher::Error) -> Refusal {
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    let (InitialListFailed(kube::Error::Api(status))
-    | WatchStartFailed(kube::Error::Api(status))
-    | WatchFailed(kube::Error::Api(status))
-    | WatchError(status)) = error
-    else {
-        return None;
+    let (class, message) = match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => match status.code {
+            401 => (Class::Unauthenticated, status.message.clone()),
+            403 => (Class::Forbidden, status.message.clone()),
+            _ => (Class::Unavailable, status.message.clone()),
+        },
+        other => (Class::Unavailable, deepest(other)),
     };
-    let class = match status.code {
-        401 => Class::Unauthenticated,
-        403 => Class::Forbidden,
-        _ => return None,
-    };
-    Some(Refusal { class, message: format!("it cannot be watched: {}", status.message) })
+    Refusal { class, message }
 }
 
 fn params(manner: Manner<'_>) -> PatchParams {
@@ -362,6 +379,12 @@ fn guarded(mut patch: Value, version: Option<&str>, manner: Manner<'_>) -> Value
     }
     json_patch::merge(&mut patch, &json!({"metadata": metadata}));
     patch
+}
+
+/// Names of namespaces: nothing else gets into a request's path.
+pub fn is_namespace(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// Names of objects: nothing else gets into a request's path.

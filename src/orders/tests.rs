@@ -119,8 +119,8 @@ fn the_first_start_makes_the_object_and_the_next_ones_move_it() {
     let Begin::Create(made) = begin(&[], "2.0.0", false).unwrap() else { panic!("not created") };
     assert_eq!((made.metadata.name.as_deref(), &*made.spec.version), (Some("web"), "2.0.0"));
     let over = update("COMPLETED", "1:0", json!({"spec": {"control": {"version": "2.0.0", "outcome": "Complete"}}}));
-    let Begin::Move(name, patch) = begin(&[over], "3.0.0", false).unwrap() else { panic!("not moved") };
-    assert_eq!((&*name, patch), ("web", json!({"spec": {"version": "3.0.0", "control": null}})));
+    let Begin::Move(moved) = begin(&[over], "3.0.0", false).unwrap() else { panic!("not moved") };
+    assert_eq!((&*moved.name, moved.patch), ("web", json!({"spec": {"version": "3.0.0", "control": null}})));
 }
 
 #[rstest]
@@ -128,14 +128,39 @@ fn the_first_start_makes_the_object_and_the_next_ones_move_it() {
 #[case::again("ROLLED_BACK", "2.0.0", false, Ok(json!({"version": "2.0.0", "attempt": 2, "control": null})))]
 #[case::again("FAILED", "2.0.0", false, Ok(json!({"version": "2.0.0", "attempt": 2, "control": null})))]
 #[case::live("COMPLETED", "2.0.0", false, Ok(json!({"version": "2.0.0"})))]
+#[case::going_back("ROLLING_BACK", "2.0.0", true, Err("rolled back"))]
 #[case::another("ROUTING", "3.0.0", false, Err("supersede"))]
 #[case::another("ROUTING", "3.0.0", true, Ok(json!({"version": "3.0.0", "control": null})))]
 fn starting_again(#[case] state: &str, #[case] version: &str, #[case] supersede: bool, #[case] wanted: Result<Value, &str>) {
     match (begin(&[update(state, "1:9", json!({}))], version, supersede), wanted) {
-        (Ok(Begin::Move(_, patch)), Ok(wanted)) => assert_eq!(patch["spec"], wanted),
+        (Ok(Begin::Move(moved)), Ok(wanted)) => assert_eq!(moved.patch["spec"], wanted),
         (Err(refusal), Err(why)) => assert!(refusal.class == Class::Conflict && refusal.message.contains(why), "{refusal}"),
         (answer, wanted) => panic!("{answer:?} instead of {wanted:?}"),
     }
+}
+
+/// What the admission policy asks of whoever writes it, `start` asks of whoever it writes for.
+#[rstest]
+#[case::limits("ROUTING", "2.0.0", json!({"maxErrorRate": 0.1}), (vec!["patch"], false))]
+#[case::lets_go("ROUTING", "2.0.0", json!({"requireManualApproval": false}), (vec!["patch", "approve"], false))]
+#[case::stays("ROUTING", "2.0.0", json!({"requireManualApproval": true}), (vec!["patch"], false))]
+#[case::next("COMPLETED", "3.0.0", json!({"requireManualApproval": false}), (vec!["patch"], true))]
+#[case::again("ROLLED_BACK", "2.0.0", json!({"requireManualApproval": false}), (vec!["patch"], true))]
+fn a_start_takes_verbs(#[case] state: &str, #[case] version: &str, #[case] change: Value, #[case] wanted: (Vec<&str>, bool)) {
+    let mut there = update(state, "1:9", json!({}));
+    there.spec.require_manual_approval = Some(true);
+    let mut body = json!({"artifactBase": "org.example:web", "version": version});
+    json_patch::merge(&mut body, &change);
+    let Begin::Move(moved) = start(&serde_json::from_value(body).unwrap(), &[there], false).unwrap() else { panic!("not moved") };
+    assert_eq!((moved.verbs.to_vec(), moved.is_anew), wanted);
+}
+
+#[test]
+fn a_ratio_that_somebody_else_has_replaced_is_not_waited_for() {
+    let asked = |ratio: &str| update("ROUTING", "1:9", json!({"spec": {"control": {"version": "2.0.0", "routing": ratio}}}));
+    let order = Order::Routing(ratio("1:1"));
+    assert!(!order.is_followed(&asked("1:1")) && order.stands(&asked("2:2")));
+    assert!(order.is_followed(&asked("1:3")) && !order.stands(&asked("1:3")));
 }
 
 #[test]

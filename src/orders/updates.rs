@@ -47,8 +47,21 @@ pub struct Start {
 pub enum Begin {
     /// A new object.
     Create(Box<RollingUpdate>),
-    /// The object of that name goes on to the version: a merge patch.
-    Move(String, Value),
+    /// The object that is there goes on to the version.
+    Move(Move),
+}
+
+/// How an object that is there goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move {
+    /// Its name.
+    pub name: String,
+    /// A merge patch.
+    pub patch: Value,
+    /// The verbs on it that whoever asks must have: the same ones that the admission policy asks of whoever writes it.
+    pub verbs: &'static [&'static str],
+    /// Another version or attempt is wanted, not only other limits.
+    pub is_anew: bool,
 }
 
 /// An order about an update that is there.
@@ -79,6 +92,12 @@ impl Order {
         }
     }
 
+    /// It is still asked for. Only a ratio is told: the others end an update, or are over at once.
+    pub fn stands(&self, update: &RollingUpdate) -> bool {
+        let asked = || Update::of(update).asked.routing.and_then(|text| text.parse::<Ratio>().ok());
+        if let Self::Routing(ratio) = self { asked() == Some(*ratio) } else { true }
+    }
+
     /// The update is where the order wants it, or will never be.
     pub fn is_followed(&self, update: &RollingUpdate) -> bool {
         let status = update.status.clone().unwrap_or_default();
@@ -87,7 +106,10 @@ impl Order {
         }
         let state = status.state;
         match self {
-            Self::Routing(ratio) => state.is_terminal() || (is_confirmed(update) && ratio_of(update) == Some(*ratio)),
+            // Somebody else may have asked for another one meanwhile.
+            Self::Routing(ratio) => {
+                state.is_terminal() || !self.stands(update) || (is_confirmed(update) && ratio_of(update) == Some(*ratio))
+            }
             Self::Complete | Self::Rollback => state.is_terminal(),
             Self::Approve(_) | Self::Pause | Self::Resume => true,
         }
@@ -157,18 +179,26 @@ pub fn start(start: &Start, there: &[RollingUpdate], supersede: bool) -> Result<
             shown.update_id, own.spec.version, shown.state
         )));
     }
+    let ends = shown.state == State::RollingBack || shown.asked.outcome == Some(Outcome::Rollback);
+    if shown.is_active() && is_same && ends {
+        return Err(Refusal::conflict(format!("update {} is being rolled back; start it again when that is over", shown.update_id)));
+    }
+    let is_again = is_same && matches!(shown.state, State::RolledBack | State::Failed);
+    let is_anew = !is_same || is_again;
+    let lets_go = own.spec.require_manual_approval == Some(true) && start.require_manual_approval == Some(false);
     let mut wanted = json!(start);
     if let Some(spec) = wanted.as_object_mut() {
         spec.remove("artifactBase");
-        if !is_same {
-            spec.insert("control".into(), Value::Null);
-        } else if matches!(shown.state, State::RolledBack | State::Failed) {
-            // The same version once more; orders for the attempt before would end it at once.
-            spec.insert("attempt".into(), json!(own.spec.attempt.unwrap_or(1) + 1));
+        if is_anew {
+            // Orders for what was before would end it at once.
             spec.insert("control".into(), Value::Null);
         }
+        if is_again {
+            spec.insert("attempt".into(), json!(own.spec.attempt.unwrap_or(1) + 1));
+        }
     }
-    Ok(Begin::Move(own.name_any(), json!({"spec": wanted})))
+    let verbs: &[&str] = if lets_go && !is_anew { &["patch", "approve"] } else { &["patch"] };
+    Ok(Begin::Move(Move { name: own.name_any(), patch: json!({"spec": wanted}), verbs, is_anew }))
 }
 
 fn spec(start: &Start) -> RollingUpdateSpec {

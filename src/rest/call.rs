@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::ProxyPool;
 use crate::orders::desk::Manner;
@@ -41,6 +42,8 @@ pub struct Context {
     pub path: BTreeMap<String, String>,
     /// What stands behind the question mark.
     pub query: Query,
+    /// The server ends.
+    pub ending: CancellationToken,
 }
 
 /// The one thing that a request is about, if it is about one.
@@ -148,13 +151,17 @@ impl Call {
     /// Whether whoever asks may also do this to that RollingUpdate.
     pub fn may_also(
         &self,
-        verb: &'static str,
-    ) -> impl Fn(String) -> futures::future::BoxFuture<'static, Result<(), Refusal>> + Send + Sync + use<> {
+    ) -> impl Fn(String, &'static str) -> futures::future::BoxFuture<'static, Result<(), Refusal>> + Send + Sync + use<> {
         let context = self.context.clone();
-        move |name| {
+        move |name, verb| {
             let context = context.clone();
             Box::pin(async move { context.may(verb, "rollingupdates", Some(&name)).await })
         }
+    }
+
+    /// The server ends: who waits is answered now.
+    pub async fn ends(&self) {
+        self.context.ending.cancelled().await;
     }
 
     /// About this answer.
@@ -166,6 +173,10 @@ impl Call {
 /// A body as what a handler takes; nothing is as good as `{}`, so that the missing fields are named.
 pub fn parse<B: DeserializeOwned>(bytes: &[u8]) -> Result<B, Refusal> {
     let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
+    // A list of values would be read as the fields in their order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Refusal::invalid("the body is a list; write an object, {\"field\": value}"));
+    }
     match Json::<B>::from_bytes(bytes) {
         Ok(Json(body)) => Ok(body),
         Err(JsonRejection::JsonDataError(error)) => {

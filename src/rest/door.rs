@@ -15,6 +15,7 @@ use axum::routing::{MethodFilter, on};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::orders::{Class, Desk, Refusal};
 use crate::runtime::metrics::Metrics;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// Where requests are counted.
     pub metrics: Metrics,
+    /// Once cancelled the server ends: who waits is answered at once, and no connection is taken any more.
+    pub ending: CancellationToken,
 }
 
 struct Door {
@@ -57,13 +60,14 @@ struct Door {
     hosts: Hosts,
     metrics: Metrics,
     room: Semaphore,
+    ending: CancellationToken,
 }
 
 /// The API. Orders are written as whoever `desk` is, if `gate` lets them in.
 pub fn router(desk: Desk, gate: Gate, settings: Settings) -> Router {
     let namespace = if settings.namespace.is_empty() { "default".to_owned() } else { settings.namespace };
     let (hosts, room) = (Hosts::new(&settings.hosts), Semaphore::new(AT_ONCE));
-    let door = Arc::new(Door { desk, gate, namespace, hosts, metrics: settings.metrics, room });
+    let door = Arc::new(Door { desk, gate, namespace, hosts, metrics: settings.metrics, room, ending: settings.ending });
     let mut router = Router::new();
     for route in table() {
         let Ok(filter) = MethodFilter::try_from(route.method.clone()) else { continue };
@@ -147,7 +151,7 @@ impl Door {
         };
         record.namespace.clone_from(&namespace);
         let (desk, gate, request_id) = (self.desk.clone(), self.gate.clone(), record.request_id.clone());
-        let context = Context { desk, gate, caller, request_id, namespace, path, query };
+        let context = Context { desk, gate, caller, request_id, namespace, path, query, ending: self.ending.clone() };
         let call = call::admit(context, route.needs, &mut record.name).await.map_err(|r| no(self.own(r)))?;
         let bytes = read(&parts.headers, body).await?;
         let running = (route.handler.run)(call, &bytes).map_err(no)?;

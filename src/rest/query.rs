@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::api::duration;
 use crate::orders::Refusal;
+use crate::orders::desk::is_namespace;
 
 /// Longest wait that may be asked for.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(10);
@@ -152,12 +153,6 @@ fn flag(text: &str) -> Result<bool, String> {
 fn whole(text: &str, least: usize, most: usize) -> Result<usize, String> {
     let number = text.parse().ok().filter(|n| (least..=most).contains(n));
     number.ok_or_else(|| if most == usize::MAX { format!("must be {least} or more") } else { format!("must be from {least} to {most}") })
-}
-
-/// Names of namespaces: nothing else gets into a request's path.
-pub fn is_namespace(text: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 impl Query {

@@ -82,7 +82,9 @@ impl Needs {
             Self::Public => "Open to everybody.".into(),
             Self::Updates(verb) => format!("Needs {verb} on rollingupdates in the namespace."),
             Self::UpdatesAnd(verb, other) => {
-                format!("Needs {verb} on rollingupdates in the namespace, and {other} on the RollingUpdate where it is there already.")
+                format!(
+                    "Needs {verb} on rollingupdates in the namespace, and {other} on the RollingUpdate where it is there already; approve too where that takes requireManualApproval away."
+                )
             }
             Self::Update(verb) => format!("Needs {verb} on the RollingUpdate; for the id `current` also list in the namespace."),
             Self::Pools(verb) => format!("Needs {verb} on proxypools in the namespace."),

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::orders::Desk;
 
@@ -29,6 +31,8 @@ const LARGEST_HEAD: usize = 64 * 1024;
 const CONNECTIONS: usize = 1024;
 /// How often the certificate is read again: those of clusters last for days, and are renewed in place.
 const RENEWAL: Duration = Duration::from_mins(1);
+/// Longest time for the last answers, once the server ends.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Pause after the system gives no more connections.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -49,6 +53,7 @@ pub async fn serve(
     gate: Gate,
     settings: Settings,
 ) -> anyhow::Result<()> {
+    let (ending, connections) = (settings.ending.clone(), TaskTracker::new());
     let app = router(desk, gate, settings);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let (renewed, acceptor) = watch::channel(certificate.as_ref().map(acceptor).transpose()?);
@@ -60,13 +65,13 @@ pub async fn serve(
                 tokio::time::sleep(BREATH).await;
                 continue;
             };
-            let (app, tls) = (app.clone(), acceptor.borrow().clone());
-            tokio::spawn(async move {
+            let (app, tls, ending) = (app.clone(), acceptor.borrow().clone(), ending.clone());
+            connections.spawn(async move {
                 match tls {
-                    None => converse(stream, app).await,
+                    None => converse(stream, app, &ending).await,
                     Some(tls) => {
                         if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
-                            converse(stream, app).await;
+                            converse(stream, app, &ending).await;
                         }
                     }
                 }
@@ -89,15 +94,26 @@ pub async fn serve(
     tokio::select! {
         () = accept => {}
         () = renew => {}
+        () = ending.cancelled() => {}
     }
+    // Who was let in is answered.
+    connections.close();
+    let _ = tokio::time::timeout(FAREWELL, connections.wait()).await;
     Ok(())
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, app: Router) {
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, app: Router, ending: &CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(LARGEST_HEAD);
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
     // What goes wrong here is between the caller and the wire.
-    let _ = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await;
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = ending.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
 }
 
 fn acceptor(certificate: &Certificate) -> anyhow::Result<TlsAcceptor> {

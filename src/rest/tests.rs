@@ -29,7 +29,8 @@ fn api(reviewed: bool, metrics: &Metrics) -> axum::Router {
     let client = kube::Client::try_from(config).unwrap();
     let desk = Desk::new(client.clone(), "aether-system", Defaults::default());
     let gate = if reviewed { Gate::reviewed(client, "aether.dev") } else { Gate::Own };
-    let settings = Settings { namespace: "shop".into(), hosts: vec!["aether.example.com".into()], metrics: metrics.clone() };
+    let settings =
+        Settings { namespace: "shop".into(), hosts: vec!["aether.example.com".into()], metrics: metrics.clone(), ..Settings::default() };
     router(desk, gate, settings)
 }
 

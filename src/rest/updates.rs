@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use kube::ResourceExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +39,7 @@ pub struct Healthz {
 
 pub(super) async fn start(call: Call, start: Start) -> Result<Update, Refusal> {
     let supersede = call.query().supersede;
-    let may_move = call.may_also("patch");
+    let may_move = call.may_also();
     let update = call.desk().start_where(call.namespace(), &start, supersede, call.manner(), &may_move).await?;
     // A dry run is followed by nobody.
     if call.query().dry_run { Ok(Update::of(&update)) } else { waited(&call, update, updates::is_deployed).await }
@@ -95,10 +96,16 @@ async fn order(call: Call, order: Order) -> Result<Update, Refusal> {
     waited(&call, update, |update| order.is_followed(update)).await
 }
 
-/// What is asked for now; with `?wait=` as it is when it has been followed, or when the time is over.
+/// What is asked for now; with `?wait=` as it is when it has been followed, or when the time is over, or the server's.
 async fn waited(call: &Call, update: RollingUpdate, is_there: impl Fn(&RollingUpdate) -> bool) -> Result<Update, Refusal> {
     let update = match call.query().wait {
-        Some(limit) if !is_there(&update) => Box::pin(call.desk().wait(update, limit, is_there)).await?,
+        Some(limit) if !is_there(&update) => {
+            let (namespace, id) = (update.namespace().unwrap_or_default(), update.name_any());
+            tokio::select! {
+                waited = Box::pin(call.desk().wait(update, limit, is_there)) => waited?,
+                () = call.ends() => call.desk().update(&namespace, &id).await?,
+            }
+        }
         _ => update,
     };
     Ok(Update::of(&update))

@@ -11,6 +11,7 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::cloud::account::Accounts;
 use crate::cluster::drive::{self, Context};
@@ -81,7 +82,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     let synced = watches::start(&client, &index, &news, &mut tasks);
     let mut serving = tokio::spawn(admin::serve(settings.admin, health.clone()));
     // On followers as well: it reads and writes through the API server.
-    let mut api = tokio::spawn(answer(settings.clone(), client.clone(), metrics.clone()));
+    let ending = CancellationToken::new();
+    let mut api = tokio::spawn(answer(settings.clone(), client.clone(), metrics.clone(), ending.clone()));
     let (leads, mut follows) = watch::channel(false);
     let candidate = Candidate::new(&client, &settings.namespace, LEASE, &settings.identity, settings.lease.into(), leadership.clone());
     tasks.spawn(candidate.run(leads));
@@ -108,17 +110,22 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     health.alive.store(false, Ordering::Relaxed);
     tasks.shutdown().await;
     release(&client, &settings).await;
+    ending.cancel();
+    if settings.api.is_some() && !api.is_finished() {
+        // It takes no longer than its last answers may.
+        let _ = api.await;
+    }
     tracing::info!("stopped");
     result
 }
 
 /// Serves the REST API for as long as the process runs.
-async fn answer(settings: Settings, client: Client, metrics: Metrics) -> anyhow::Result<()> {
+async fn answer(settings: Settings, client: Client, metrics: Metrics, ending: CancellationToken) -> anyhow::Result<()> {
     let Some(api) = settings.api else { return std::future::pending().await };
     let listener = TcpListener::bind(api.address).await.with_context(|| format!("listening on {}", api.address))?;
     let gate = Gate::reviewed(client.clone(), &api.audience);
     let desk = Desk::new(client, &settings.namespace, settings.pool_defaults);
-    let rest = rest::Settings { namespace: api.namespace, hosts: api.hosts, metrics };
+    let rest = rest::Settings { namespace: api.namespace, hosts: api.hosts, metrics, ending };
     rest::serve(listener, api.certificate, desk, gate, rest).await
 }
 

@@ -265,6 +265,10 @@ fn changes() -> Vec<(&'static str, Value, &'static [&'static str])> {
         ("fresh", spec(&json!({"instances": 3, "requireManualApproval": true})), none),
         ("held", spec(&json!({"control": null})), &["route"]),
         ("held", spec(&json!({"instances": 3, "attempt": 2})), none),
+        // The same version once more is a start.
+        ("held", spec(&json!({"attempt": 2, "control": null})), none),
+        ("held", spec(&json!({"attempt": 2, "requireManualApproval": false})), none),
+        ("held", spec(&json!({"attempt": 2, "control": {"routing": "1:3"}})), &["route"]),
         ("held", orders(json!({"routing": "1:1", "approved": "1:9", "paused": true, "outcome": "Rollback"})), none),
         ("held", orders(json!({"routing": null})), &["route"]),
         ("held", orders(json!({"routing": "1:3"})), &["route"]),

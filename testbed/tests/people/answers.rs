@@ -72,6 +72,19 @@ pub async fn updates_over_rest(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     expect(&dev, "POST", &path("/rolling-update/web/complete"), Value::Null, 409, "1:0").await?;
     expect(&dev, "POST", &path("/rolling-update/web/routing"), json!({"routing": "0:0"}), 400, "new:old").await?;
     expect(&dev, "POST", &path("/rolling-update/web/routing"), json!({"ratio": "1:1"}), 400, "routing").await?;
+    expect(&dev, "POST", &path("/rolling-update/web/routing"), json!(["1:1"]), 400, "object").await?;
+    // Who may write the object may not thereby take the approval away, nor the name of who ordered.
+    let bed = &pools.bed;
+    let verbs = "--verb=get,list,watch,create,patch";
+    bed.kubectl(&["-n", "rest-updates", "create", "role", "starter", verbs, "--resource=rollingupdates.aether.dev"]).await?;
+    bed.kubectl(&["-n", "rest-updates", "create", "serviceaccount", "starter"]).await?;
+    bed.kubectl(&["-n", "rest-updates", "create", "rolebinding", "starter", "--role=starter", "--serviceaccount=rest-updates:starter"])
+        .await?;
+    let newcomer = token(pools, "rest-updates", "starter", AUDIENCE).await?;
+    let mut unapproved = start.clone();
+    unapproved["requireManualApproval"] = json!(false);
+    expect(&newcomer, "POST", &path("/rolling-update/start"), unapproved, 403, "approve").await?;
+    expect(&newcomer, "POST", &path("/rolling-update/start"), start.clone(), 200, "").await?;
     expect(&dev, "POST", &path("/rolling-update/web/approve"), Value::Null, 403, "approve").await?;
     let half = expect(&dev, "POST", &path("/rolling-update/web/routing?wait=60s"), json!({"routing": "1:1"}), 200, "").await?;
     ensure!(half["routing"] == "1:1" && half["state"] == "ROUTING" && half["asked"]["routing"] == "1:1", "{half:#}");
@@ -84,6 +97,11 @@ pub async fn updates_over_rest(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     let history = place.update("web").await?["status"]["history"].clone();
     ensure!(history.to_string().contains("rest-updates:dev"), "nobody is named: {history:#}");
     expect(&dev, "POST", &path("/rolling-update/web/rollback"), Value::Null, 409, "ROLLED_BACK").await?;
+    // A start is a start, also of the same version once more, and for who may do nothing else.
+    expect(&newcomer, "POST", &path("/rolling-update/start?dryRun=true"), start.clone(), 200, "PENDING").await?;
+    let starting = bed.pki().token_kubeconfig("starter-rest-updates", &bed.service_account_token("rest-updates", "starter").await?)?;
+    let line = "aether -n rest-updates update start org.example:web 2.0.0 --manual-approval --dry-run";
+    crate::place::run(pools, &starting, "rest-updates", line).await?.succeeded()?;
     // Two at once come to one update.
     let again = || ask(&dev, "POST", "/rolling-update/start?namespace=rest-updates", &start);
     let (one, two) = tokio::try_join!(again(), again())?;
@@ -176,7 +194,17 @@ pub async fn followers_answer_as_well(pools: &Arc<PoolBed>) -> anyhow::Result<()
     let body = json!({"artifactBase": "org.example:web", "version": "2.0.0", "requireManualApproval": true}).to_string();
     let answer = call(9082, "POST", "/rolling-update/start?namespace=rest-follower&wait=60s", &headers, &body).await?;
     ensure!(answer.code == 200 && answer.json()?["state"] == "DEPLOYED", "{answer:?}");
-    follower.stop().await?;
+    // Whoever waits for what does not come is answered when the operator ends: what was ordered stands.
+    call(9082, "POST", "/rolling-update/web/pause?namespace=rest-follower", &headers, "").await?;
+    place.until("web", "paused", |u| u["spec"]["control"]["paused"] == true).await?;
+    let body = json!({"routing": "1:1"}).to_string();
+    let waiting = call(9082, "POST", "/rolling-update/web/routing?namespace=rest-follower&wait=5m", &headers, &body);
+    let ending = async {
+        place.until("web", "ordered", |u| u["spec"]["control"]["routing"] == "1:1").await?;
+        follower.stop().await
+    };
+    let (answer, ()) = tokio::try_join!(waiting, ending)?;
+    ensure!(answer.code == 200 && answer.json()?["asked"]["routing"] == "1:1", "{answer:?}");
     place.close().await
 }
 
