@@ -205,9 +205,9 @@ async fn an_autoscaler_of_the_update_follows_from_version_to_version(rig: &Arc<R
     both_have_at_least(&sizes, 8).await?;
     shop.order(json!({"routing": null})).await?;
     let ended = watching.until_state("COMPLETED", LIMIT).await?;
-    // An autoscaler leaves alone what is within a tenth, and there may be 8 to 10: this is more than a tenth above each of
-    // them, and comes to its maximum.
-    work_for(&shop, 11.6).await?;
+    // An autoscaler leaves alone what is within a tenth, and a single figure may have brought it to any size by now: this is
+    // more than a tenth above its maximum, so it comes to that from wherever it is.
+    work_for(&shop, 13.5).await?;
     until_size(&shop, "web-2-0-0", 12).await?;
     let (last, grown) = (sizes.of("web").pop(), plain(&sizes.of("web")));
     ensure!(last.is_some_and(|(_, size)| size == 0), "web had {grown:?}");
