@@ -1,6 +1,5 @@
 //! `aether pool`.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -73,7 +72,7 @@ async fn status(session: &Session, name: &PoolName) -> Result<(), Failure> {
 async fn evict(session: &Session, name: &PoolName, ip: IpAddr) -> Result<(), Failure> {
     let pool = session.desk.pool_with(vec![find(session, name).await?], ip).await?;
     session.desk.evict(&pool, ip, Manner::default()).await?;
-    print(&format!("pool {}: {ip} is asked to go; a replacement follows\n", title(&pool)))
+    print(&format!("pool {}: {ip} is asked to go; a replacement follows\n", pools::name(&pool)))
 }
 
 async fn rolling(session: &Session, patch: RollingPatch) -> Result<(), Failure> {
@@ -89,7 +88,7 @@ async fn rolling(session: &Session, patch: RollingPatch) -> Result<(), Failure> 
 /// The one pool of that name in the namespace.
 async fn find(session: &Session, name: &PoolName) -> Result<ProxyPool, Refusal> {
     let all = session.desk.pools(Some(&session.namespace)).await?;
-    let known: Vec<String> = all.iter().map(title).collect();
+    let known: Vec<String> = all.iter().map(pools::name).collect();
     let found = pools::select(all, Some(&name.provider), Some(&name.instance));
     found.ok().and_then(|pools| pools.into_iter().next()).ok_or_else(|| {
         let there = if known.is_empty() { "there are none".into() } else { format!("there are {}", known.join(", ")) };
@@ -100,23 +99,8 @@ async fn find(session: &Session, name: &PoolName) -> Result<ProxyPool, Refusal> 
 
 /// What the REST API answers.
 async fn answer(session: &Session, config: RollingConfig, pools: Vec<ProxyPool>) -> Result<RollingAnswer, Refusal> {
-    let mut status = BTreeMap::new();
-    for pool in pools {
-        let healthy = session.desk.healthy(&pool).await?.into_iter().map(|(ip, _)| ip.to_string()).collect();
-        status.insert(title(&pool), PoolStatus::of(&pool, healthy));
-    }
-    Ok(RollingAnswer {
-        metadata: Metadata { request_id: uuid::Uuid::new_v4().to_string(), timestamp: clock::now() },
-        message: "Rolling deployment status retrieved successfully".into(),
-        config,
-        status,
-    })
-}
-
-/// `provider/instance`.
-fn title(pool: &ProxyPool) -> String {
-    let (provider, instance) = pools::title(pool);
-    format!("{provider}/{instance}")
+    let metadata = Metadata { request_id: uuid::Uuid::new_v4().to_string(), timestamp: clock::now() };
+    Ok(RollingAnswer::of(metadata, config, session.desk.statuses(pools).await?))
 }
 
 /// The table of pools.
@@ -129,7 +113,7 @@ pub fn rows(pools: &[ProxyPool], namespaces: bool, now: Time) -> String {
         let status = pool.status.clone().unwrap_or_default();
         let mut row = if namespaces { vec![pool.namespace().unwrap_or_default()] } else { Vec::new() };
         row.extend([
-            title(pool),
+            pools::name(pool),
             status.healthy.to_string(),
             pool.spec.min_scaling.to_string(),
             status.pending.to_string(),
@@ -148,7 +132,7 @@ pub fn page(pool: &ProxyPool, shown: &PoolStatus, now: Time) -> String {
     let status = pool.status.clone().unwrap_or_default();
     let list = |ips: &[String]| if ips.is_empty() { "-".into() } else { ips.join(", ") };
     let mut lines = vec![
-        ("Pool", title(pool)),
+        ("Pool", pools::name(pool)),
         ("Namespace", pool.namespace().unwrap_or_default()),
         ("Healthy", format!("{} of {} wanted: {}", shown.healthy, pool.spec.min_scaling, list(&shown.healthy_ips))),
         ("Pending", shown.pending.to_string()),

@@ -124,9 +124,8 @@ async fn look(session: &Session) -> Result<Overview, Refusal> {
 }
 
 fn pool_status(pool: &ProxyPool) -> (String, PoolStatus) {
-    let (provider, instance) = pools::title(pool);
     let healthy = pool.status.iter().flat_map(|s| s.healthy_ips.clone()).collect();
-    (format!("{}/{provider}/{instance}", pool.namespace().unwrap_or_default()), PoolStatus::of(pool, healthy))
+    (format!("{}/{}", pool.namespace().unwrap_or_default(), pools::name(pool)), PoolStatus::of(pool, healthy))
 }
 
 /// Who leads, after the Lease.

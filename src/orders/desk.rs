@@ -24,7 +24,7 @@ use crate::pool::wish::Defaults;
 
 use super::pools::{self, Eviction};
 use super::updates::{self, Begin, Move, Order, Start};
-use super::view::Update;
+use super::view::{PoolStatus, Update};
 use super::{Class, Refusal};
 
 /// Field manager of what people ask for.
@@ -33,6 +33,8 @@ const MANAGER: &str = "aether";
 const TRIES: usize = 10;
 /// Time for the operator to look at a pool that has changed.
 const FORGETS: Duration = Duration::from_secs(1);
+/// Pools whose addresses are read at once.
+const POOLS_AT_ONCE: usize = 8;
 /// Between two looks of who may not watch.
 const LOOKS: Duration = Duration::from_secs(1);
 
@@ -232,7 +234,7 @@ impl Desk {
 
     /// Address and port of every healthy proxy of a pool: as published, else as far as the status shows them (500).
     pub async fn healthy(&self, pool: &ProxyPool) -> Result<Vec<(IpAddr, u16)>, Refusal> {
-        let configured = pool.spec.proxy.port.and_then(|p| u16::try_from(p).ok()).unwrap_or(pools::DEFAULT_PORT);
+        let configured = pools::port(pool);
         let shown = || {
             let ips = pool.status.iter().flat_map(|s| &s.healthy_ips);
             ips.filter_map(|ip| Some((ip.parse().ok()?, configured))).collect::<Vec<_>>()
@@ -256,6 +258,25 @@ impl Desk {
         }
         all.sort_unstable();
         Ok(all)
+    }
+
+    /// Pools with their healthy proxies, in the same order.
+    pub async fn with_healthy(&self, pools: Vec<ProxyPool>) -> Result<Vec<(ProxyPool, Vec<(IpAddr, u16)>)>, Refusal> {
+        let reads = pools.into_iter().map(|pool| async move {
+            let healthy = self.healthy(&pool).await?;
+            Ok((pool, healthy))
+        });
+        stream::iter(reads).buffered(POOLS_AT_ONCE).try_collect().await
+    }
+
+    /// How these pools are, by their documented names.
+    pub async fn statuses(&self, pools: Vec<ProxyPool>) -> Result<BTreeMap<String, PoolStatus>, Refusal> {
+        let read = self.with_healthy(pools).await?;
+        let status = |(pool, healthy): &(ProxyPool, Vec<(IpAddr, u16)>)| {
+            let addresses = healthy.iter().map(|(ip, _)| ip.to_string()).collect();
+            (pools::name(pool), PoolStatus::of(pool, addresses))
+        };
+        Ok(read.iter().map(status).collect())
     }
 
     /// The operator-wide rolling configuration.

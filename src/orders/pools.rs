@@ -9,12 +9,9 @@ use serde_json::{Value, json};
 
 use crate::api::proxy_pool::RollingConfig;
 use crate::api::{ProxyPool, names};
-use crate::pool::wish::Defaults;
+use crate::pool::wish::{DEFAULT_PORT, Defaults};
 
 use super::Refusal;
-
-/// Port of a proxy whose pool does not say.
-pub const DEFAULT_PORT: u16 = 8899;
 
 /// The body of `PATCH /rolling`: what is left out stays as it is.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +38,17 @@ pub fn title(pool: &ProxyPool) -> (&'static str, String) {
     ];
     let provider = providers.iter().find(|(_, is)| *is).map_or("", |(name, _)| name);
     (provider, spec.instance.clone().unwrap_or_else(|| pool.name_any()))
+}
+
+/// The documented name of a pool: `provider/instance`.
+pub fn name(pool: &ProxyPool) -> String {
+    let (provider, instance) = title(pool);
+    format!("{provider}/{instance}")
+}
+
+/// The port that a pool's proxies listen on, as its spec has it.
+pub fn port(pool: &ProxyPool) -> u16 {
+    pool.spec.proxy.port.and_then(|p| u16::try_from(p).ok()).unwrap_or(DEFAULT_PORT)
 }
 
 /// The pools of a provider, of one instance, or all; in the order of their names. None: the documented 404.

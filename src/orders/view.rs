@@ -261,6 +261,13 @@ impl HealthAnswer {
     }
 }
 
+impl RollingAnswer {
+    /// What is so, with the documented sentence.
+    pub fn of(metadata: Metadata, config: RollingConfig, status: BTreeMap<String, PoolStatus>) -> Self {
+        Self { metadata, message: "Rolling deployment status retrieved successfully".into(), config, status }
+    }
+}
+
 impl PoolStatus {
     /// `healthy`: the addresses of all healthy ones, of which the status holds 500.
     pub fn of(pool: &ProxyPool, healthy: Vec<String>) -> Self {

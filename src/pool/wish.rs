@@ -48,6 +48,9 @@ impl Defaults {
     }
 }
 
+/// Port of a proxy whose pool does not say.
+pub const DEFAULT_PORT: u16 = 8899;
+
 /// A validated spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wish {
@@ -283,7 +286,7 @@ fn proxy(spec: &ProxySpec) -> Result<Proxy, SpecError> {
         return error("proxy", "would be open to everybody; set authSecretRef, or allowFrom with the networks that may use it".into());
     }
     Ok(Proxy {
-        port: port("proxy.port", spec.port.unwrap_or(8899))?,
+        port: port("proxy.port", spec.port.unwrap_or_else(|| DEFAULT_PORT.into()))?,
         auth,
         allow_from,
         connect_ports: spec

@@ -3,18 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use futures::{StreamExt as _, TryStreamExt as _};
-
 use crate::api::ProxyPool;
-use crate::orders::pools::{DEFAULT_PORT, RollingPatch, select, title};
-use crate::orders::view::{PoolStatus, ProxiesAnswer, Proxy, ProxyAnswer, RollingAnswer};
-use crate::orders::{Desk, Refusal};
+use crate::orders::Refusal;
+use crate::orders::pools::{RollingPatch, name, port, select};
+use crate::orders::view::{ProxiesAnswer, Proxy, ProxyAnswer, RollingAnswer};
 
 use super::call::Call;
 use super::routes::Nothing;
-
-/// Pools whose addresses are read at once.
-const AT_ONCE: usize = 8;
 
 pub(super) async fn rolling(call: Call, _: Nothing) -> Result<RollingAnswer, Refusal> {
     let (provider, instance) = (call.path("provider"), call.path("instance"));
@@ -27,13 +22,8 @@ pub(super) async fn rolling(call: Call, _: Nothing) -> Result<RollingAnswer, Ref
         Some(config) => config,
         None => call.desk().config().await?,
     };
-    let mut status = BTreeMap::new();
-    for (pool, healthy) in with_addresses(call.desk(), pools).await? {
-        let addresses = healthy.iter().map(|(ip, _)| ip.to_string()).collect();
-        status.insert(name_of(&pool), PoolStatus::of(&pool, addresses));
-    }
-    let message = "Rolling deployment status retrieved successfully".into();
-    Ok(RollingAnswer { metadata: call.metadata(), message, config, status })
+    let status = call.desk().statuses(pools).await?;
+    Ok(RollingAnswer::of(call.metadata(), config, status))
 }
 
 /// The pools are not shown: whoever may configure need not be allowed to look at them.
@@ -48,7 +38,7 @@ pub(super) async fn destroy(call: Call, _: Nothing) -> Result<ProxyAnswer, Refus
         return Err(Refusal::invalid("ip_address: is missing"));
     };
     let healthy = call.desk().healthy(pool).await?;
-    let port = healthy.iter().find(|(ip, _)| *ip == address).map_or_else(|| port_of(pool), |(_, port)| *port);
+    let port = healthy.iter().find(|(ip, _)| *ip == address).map_or_else(|| port(pool), |(_, port)| *port);
     call.desk().evict(pool, address, call.manner()).await?;
     let message = format!("Proxy {address} is to be destroyed; a replacement follows");
     Ok(ProxyAnswer { metadata: call.metadata(), message, proxy: proxy(pool, address, port) })
@@ -73,25 +63,8 @@ pub(super) async fn random(call: Call, _: Nothing) -> Result<ProxyAnswer, Refusa
 /// Every healthy proxy of the namespace, in the order of pools and addresses.
 async fn proxies(call: &Call) -> Result<Vec<Proxy>, Refusal> {
     let pools = select(call.desk().pools(Some(call.namespace())).await?, None, None)?;
-    let known = with_addresses(call.desk(), pools).await?;
+    let known = call.desk().with_healthy(pools).await?;
     Ok(known.iter().flat_map(|(pool, healthy)| healthy.iter().map(|(ip, port)| proxy(pool, *ip, *port))).collect())
-}
-
-async fn with_addresses(desk: &Desk, pools: Vec<ProxyPool>) -> Result<Vec<(ProxyPool, Vec<(IpAddr, u16)>)>, Refusal> {
-    let reads = pools.into_iter().map(|pool| async move {
-        let healthy = desk.healthy(&pool).await?;
-        Ok((pool, healthy))
-    });
-    futures::stream::iter(reads).buffered(AT_ONCE).try_collect().await
-}
-
-fn name_of(pool: &ProxyPool) -> String {
-    let (provider, instance) = title(pool);
-    format!("{provider}/{instance}")
-}
-
-fn port_of(pool: &ProxyPool) -> u16 {
-    pool.spec.proxy.port.and_then(|p| u16::try_from(p).ok()).unwrap_or(DEFAULT_PORT)
 }
 
 fn proxy(pool: &ProxyPool, ip: IpAddr, port: u16) -> Proxy {
@@ -100,6 +73,6 @@ fn proxy(pool: &ProxyPool, ip: IpAddr, port: u16) -> Proxy {
         port,
         auth_enabled: pool.spec.proxy.auth_secret_ref.is_some(),
         url: format!("http://{}", SocketAddr::new(ip, port)),
-        pool: name_of(pool),
+        pool: name(pool),
     }
 }

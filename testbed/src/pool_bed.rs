@@ -92,6 +92,13 @@ impl PoolBed {
         Ok(std::fs::read_to_string(self.operator.lock().await.log())?)
     }
 
+    /// What went wrong, with the end of what operators have logged.
+    pub async fn failure(&self, error: &anyhow::Error) -> String {
+        let log = self.log().await.unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(60).collect();
+        format!("{error:#}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    }
+
     /// What really happened to that pool's VMs.
     pub fn truth_of(&self, uid: &str) -> Truth {
         self.cloud.truth().only(|vm| vm.mark("aether-pool") == Some(uid))

@@ -34,11 +34,7 @@ macro_rules! trials {
                 runtime.block_on(async {
                     match $($test)::+(&pools).await {
                         Ok(()) => Ok(()),
-                        Err(error) => {
-                            let log = pools.log().await.unwrap_or_default();
-                            let tail: Vec<&str> = log.lines().rev().take(60).collect();
-                            Err(Failed::from(format!("{error:#}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"))))
-                        }
+                        Err(error) => Err(Failed::from(pools.failure(&error).await)),
                     }
                 })
             })
