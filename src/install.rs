@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use crate::api::names;
 
 mod orders;
+pub mod rights;
+
+pub use rights::Scope;
 
 pub use orders::{APPROVER, EDITOR, VIEWER, ordered_by_policy, orders_policy, roles};
 
@@ -15,36 +18,11 @@ pub const NAMESPACE: &str = "aether-system";
 /// Name of the ServiceAccount and roles.
 pub const NAME: &str = "aether-operator";
 
-/// Namespace, ServiceAccount, roles with exactly the verbs that are used, and the finalizer policy.
+/// Namespace, ServiceAccount and roles with exactly the verbs that are used. The role for pools is not bound: whoever wants
+/// pools in a namespace binds it there.
 pub fn access(namespace: &str) -> Vec<Value> {
-    let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
-    let watch = ["get", "list", "watch"];
-    let cluster_rules = [
-        rule("aether.dev", &["rollingupdates"], &["get", "list", "watch", "create", "patch"]),
-        rule("aether.dev", &["rollingupdates/status"], &["patch"]),
-        rule("apps", &["deployments"], &["get", "list", "watch", "create", "patch", "delete"]),
-        rule("apps", &["replicasets"], &["get", "list", "watch", "patch"]),
-        rule("", &["pods"], &["get", "list", "watch", "patch"]),
-        rule("autoscaling", &["horizontalpodautoscalers"], &watch),
-        rule("", &["services"], &["get", "list", "watch", "create", "patch", "delete", "deletecollection"]),
-        rule("discovery.k8s.io", &["endpointslices"], &watch),
-        rule("gateway.networking.k8s.io", &["httproutes"], &["get", "list", "watch", "patch"]),
-        rule("aether.dev", &["proxypools"], &["get", "list", "watch", "patch"]),
-        rule("aether.dev", &["proxypools/status"], &["patch"]),
-        // Proxies that are pods, and the addresses that are published.
-        rule("", &["pods"], &["create", "delete"]),
-        rule("", &["secrets"], &["get", "create", "update", "patch", "delete"]),
-        rule("discovery.k8s.io", &["endpointslices"], &["create", "patch", "delete"]),
-        rule("events.k8s.io", &["events"], &["create", "patch"]),
-        // Who asks over REST, and whether they may.
-        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
-        rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
-        // The orders that it writes for people, whose right to each it has asked for.
-        rule("aether.dev", &["rollingupdates"], &orders::verbs("rollingupdates")),
-        rule("aether.dev", &["proxypools"], &orders::verbs("proxypools")),
-    ];
-    let own_rules =
-        [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]), rule("", &["configmaps"], &["get", "create", "patch"])];
+    let pools = pools_role();
+    let role = |kind: &str, name: &str, namespaced: Option<&str>, rules: Vec<Value>| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata(name, namespaced), "rules": rules});
     let binding = |kind: &str, role: &str, namespaced: Option<&str>| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
@@ -53,14 +31,21 @@ pub fn access(namespace: &str) -> Vec<Value> {
             "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": namespace}],
         })
     };
+    let everywhere = [rights::rules(Scope::Work), rights::rules(Scope::Reviews)].concat();
     vec![
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(NAME, Some(namespace))}),
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata(NAME, None), "rules": cluster_rules}),
+        role("ClusterRole", NAME, None, everywhere),
         binding("ClusterRoleBinding", "ClusterRole", None),
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata(NAME, Some(namespace)), "rules": own_rules}),
+        role("ClusterRole", &pools, None, rights::rules(Scope::Pools)),
+        role("Role", NAME, Some(namespace), rights::rules(Scope::Own)),
         binding("RoleBinding", "Role", Some(namespace)),
     ]
+}
+
+/// Name of the ClusterRole with what pools take.
+pub fn pools_role() -> String {
+    format!("{NAME}-pools")
 }
 
 /// Has the API server put the finalizer on every RollingUpdate at its creation, so that it is safe from

@@ -42,9 +42,9 @@ struct Run {
     /// Where the REST API is served; `off`: nowhere.
     #[arg(long, default_value = "0.0.0.0:8080", env = "AETHER_API_ADDRESS", value_parser = api_address)]
     api_address: ApiAddress,
-    /// Namespace of REST calls that do not say.
-    #[arg(long, default_value = "default", env = "AETHER_API_NAMESPACE", value_parser = namespace)]
-    api_namespace: String,
+    /// Namespace of REST calls that do not say. Default: the one that is watched, or `default`.
+    #[arg(long, env = "AETHER_API_NAMESPACE", value_parser = namespace)]
+    api_namespace: Option<Namespace>,
     /// Audience that tokens for the REST API must have.
     #[arg(long, default_value = rest::auth::AUDIENCE, env = "AETHER_API_AUDIENCE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     api_audience: String,
@@ -60,6 +60,9 @@ struct Run {
     /// Namespace of the leader election Lease.
     #[arg(long, default_value = install::NAMESPACE, env = "POD_NAMESPACE")]
     namespace: String,
+    /// The one namespace to work in, for which a Role is enough. Default: all.
+    #[arg(long, env = "WATCH_NAMESPACE", value_parser = namespace)]
+    watch_namespace: Option<Namespace>,
     /// Name of this process in the Lease; must be unique. Default: the host name and the process id.
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
@@ -101,8 +104,17 @@ fn api_address(text: &str) -> Result<ApiAddress, String> {
     }
 }
 
-fn namespace(text: &str) -> Result<String, String> {
-    if aether_operator::orders::desk::is_namespace(text) { Ok(text.to_owned()) } else { Err("is no name of a namespace".into()) }
+/// A namespace, or what goes without saying.
+#[derive(Clone)]
+struct Namespace(Option<String>);
+
+/// A chart's empty value is unsaid.
+fn namespace(text: &str) -> Result<Namespace, String> {
+    match text {
+        "" => Ok(Namespace(None)),
+        _ if aether_operator::orders::desk::is_namespace(text) => Ok(Namespace(Some(text.to_owned()))),
+        _ => Err("is no name of a namespace".into()),
+    }
 }
 
 /// The guide's True and False, and what else people write; a chart's empty value is no.
@@ -172,12 +184,13 @@ async fn operate(args: Run) -> anyhow::Result<()> {
         admin: args.admin_address,
         api: args.api_address.0.map(|address| run::ApiSettings {
             address,
-            namespace: args.api_namespace,
+            namespace: args.api_namespace.and_then(|n| n.0),
             audience: args.api_audience,
             hosts: args.api_hosts,
             certificate,
         }),
         namespace: args.namespace,
+        watched: args.watch_namespace.and_then(|n| n.0),
         identity: args.identity.unwrap_or_else(|| format!("{}-{}", host.trim(), std::process::id())),
         lease: Duration::from_secs(args.lease_seconds),
         pool_defaults: Defaults {

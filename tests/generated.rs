@@ -7,8 +7,12 @@ mod state_table;
 use std::path::Path;
 
 use aether_operator::api::State;
+use aether_operator::install::rights;
 use aether_operator::{api, cli, install, rest};
 use rstest::rstest;
+
+/// What the chart only includes.
+const CHART: &str = "charts/aether-operator/files";
 
 fn check(file: &str, wanted: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -23,31 +27,34 @@ fn check(file: &str, wanted: &str) {
 #[test]
 fn crds() {
     for crd in api::crds() {
-        let file = format!("crds/aether.dev_{}.yaml", crd.spec.names.plural);
-        check(&file, &install::to_yaml(std::slice::from_ref(&crd)).unwrap());
+        let file = format!("aether.dev_{}.yaml", crd.spec.names.plural);
+        let text = install::to_yaml(std::slice::from_ref(&crd)).unwrap();
+        check(&format!("crds/{file}"), &text);
+        check(&format!("{CHART}/crds/{file}"), &text);
     }
 }
 
 #[test]
-fn access() {
-    check("deploy/access.yaml", &install::to_yaml(&install::access(install::NAMESPACE)).unwrap());
+fn rights() {
+    check(&format!("{CHART}/rules.yaml"), &install::to_yaml(&[rights::all_rules()]).unwrap());
+    check("docs/rights.md", &rights::page());
 }
 
 #[test]
-fn finalizer_policy() {
-    check("deploy/finalizer-policy.yaml", &install::to_yaml(&install::finalizer_policy()).unwrap());
+fn roles() {
+    check(&format!("{CHART}/roles.yaml"), &install::to_yaml(&[serde_json::Value::from(install::roles())]).unwrap());
+}
+
+#[test]
+fn policies() {
+    let (asked, named) = (install::orders_policy(install::NAMESPACE), install::ordered_by_policy(install::NAMESPACE));
+    check(&format!("{CHART}/policies.yaml"), &install::to_yaml(&asked).unwrap());
+    check(&format!("{CHART}/mutating-policies.yaml"), &install::to_yaml(&[install::finalizer_policy(), named].concat()).unwrap());
 }
 
 #[test]
 fn openapi() {
     check("openapi.json", &rest::openapi::text());
-}
-
-#[test]
-fn orders() {
-    check("deploy/orders-policy.yaml", &install::to_yaml(&install::orders_policy(install::NAMESPACE)).unwrap());
-    check("deploy/ordered-by-policy.yaml", &install::to_yaml(&install::ordered_by_policy(install::NAMESPACE)).unwrap());
-    check("deploy/roles.yaml", &install::to_yaml(&install::roles()).unwrap());
 }
 
 #[test]

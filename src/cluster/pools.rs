@@ -83,6 +83,7 @@ fn known(events: impl Stream<Item = watcher::Result<Event<ProxyPool>>>) -> (Know
 pub struct Pools {
     client: Client,
     leadership: Leadership,
+    namespace: Option<String>,
 }
 
 impl PoolError {
@@ -93,9 +94,9 @@ impl PoolError {
 }
 
 impl Pools {
-    /// Writes only while `leadership` is held.
-    pub fn new(client: Client, leadership: Leadership) -> Self {
-        Self { client, leadership }
+    /// Writes only while `leadership` is held. Pools of `namespace`, or of all.
+    pub fn new(client: Client, leadership: Leadership, namespace: Option<String>) -> Self {
+        Self { client, leadership, namespace }
     }
 
     /// Whether this process may act, to be asked right before it does.
@@ -105,7 +106,12 @@ impl Pools {
 
     /// All pools as they come and change, and a store that is always as new as the stream.
     pub fn watch(&self) -> (Known, impl Stream<Item = Key> + use<>) {
-        let stream = watcher(Api::<ProxyPool>::all(self.client.clone()), watcher::Config::default());
+        let client = self.client.clone();
+        let pools = match &self.namespace {
+            Some(name) => Api::<ProxyPool>::namespaced(client, name),
+            None => Api::all(client),
+        };
+        let stream = watcher(pools, watcher::Config::default());
         known(stream.default_backoff())
     }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::Client;
 use kube::core::DynamicObject;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, watcher::Error};
+use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -28,9 +28,10 @@ pub enum News {
     Measured(Key),
 }
 
-/// Starts the watches. The receiver tells when all of them have listed once.
+/// Starts the watches, of one namespace or of all. The receiver tells when all of them have listed once.
 pub fn start(
     client: &Client,
+    namespace: Option<&str>,
     index: &Arc<SharedIndex>,
     news: &mpsc::UnboundedSender<News>,
     tasks: &mut JoinSet<()>,
@@ -47,14 +48,15 @@ pub fn start(
                 ready.send_replace(true);
             }
         };
-        tasks.spawn(run(client.clone(), kind, index.clone(), news.clone(), synced));
+        let objects = namespace.map_or_else(|| client::api_all(client, kind), |name| client::api(client, kind, name));
+        tasks.spawn(run(objects, kind, index.clone(), news.clone(), synced));
     }
     all_ready
 }
 
-async fn run(client: Client, kind: Kind, index: Arc<SharedIndex>, news: mpsc::UnboundedSender<News>, synced: impl Fn()) {
+async fn run(objects: Api<DynamicObject>, kind: Kind, index: Arc<SharedIndex>, news: mpsc::UnboundedSender<News>, synced: impl Fn()) {
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
-    let stream = watcher(client::api_all(&client, kind), config).default_backoff();
+    let stream = watcher(objects, config).default_backoff();
     futures::pin_mut!(stream);
     let mut listed = HashSet::new();
     while let Some(event) = stream.next().await {

@@ -45,6 +45,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct Settings {
     /// Namespace of calls that do not say; empty: `default`.
     pub namespace: String,
+    /// The one namespace that can be asked for; `None`: any.
+    pub only: Option<String>,
     /// Names the server has, besides addresses, localhost and names of Services.
     pub hosts: Vec<String>,
     /// Where requests are counted.
@@ -57,6 +59,7 @@ struct Door {
     desk: Desk,
     gate: Gate,
     namespace: String,
+    only: Option<String>,
     hosts: Hosts,
     metrics: Metrics,
     room: Semaphore,
@@ -67,7 +70,8 @@ struct Door {
 pub fn router(desk: Desk, gate: Gate, settings: Settings) -> Router {
     let namespace = if settings.namespace.is_empty() { "default".to_owned() } else { settings.namespace };
     let (hosts, room) = (Hosts::new(&settings.hosts), Semaphore::new(AT_ONCE));
-    let door = Arc::new(Door { desk, gate, namespace, hosts, metrics: settings.metrics, room, ending: settings.ending });
+    let (only, metrics, ending) = (settings.only, settings.metrics, settings.ending);
+    let door = Arc::new(Door { desk, gate, namespace, only, hosts, metrics, room, ending });
     let mut router = Router::new();
     for route in table() {
         let Ok(filter) = MethodFilter::try_from(route.method.clone()) else { continue };
@@ -150,6 +154,13 @@ impl Door {
             _ => query.namespace.clone().unwrap_or_else(|| self.namespace.clone()),
         };
         record.namespace.clone_from(&namespace);
+        if let Some(only) =
+            self.only.as_ref().filter(|only| **only != namespace && !matches!(route.needs, Needs::Config(_) | Needs::Public))
+        {
+            return Err(no(Refusal::not_found(format!(
+                "this operator works in namespace {only} alone, and was asked for namespace {namespace}"
+            ))));
+        }
         let (desk, gate, request_id) = (self.desk.clone(), self.gate.clone(), record.request_id.clone());
         let context = Context { desk, gate, caller, request_id, namespace, path, query, ending: self.ending.clone() };
         let call = call::admit(context, route.needs, &mut record.name).await.map_err(|r| no(self.own(r)))?;

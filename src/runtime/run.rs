@@ -42,6 +42,8 @@ pub struct Settings {
     pub api: Option<ApiSettings>,
     /// Namespace of the Lease.
     pub namespace: String,
+    /// The one namespace it works in; `None`: all.
+    pub watched: Option<String>,
     /// Who this process is; unique.
     pub identity: String,
     /// How long a Lease lasts.
@@ -59,8 +61,8 @@ pub struct Settings {
 pub struct ApiSettings {
     /// Where.
     pub address: SocketAddr,
-    /// Namespace of calls that do not say.
-    pub namespace: String,
+    /// Namespace of calls that do not say; `None`: the one that is watched, or `default`.
+    pub namespace: Option<String>,
     /// What tokens must be made for.
     pub audience: String,
     /// Names of the server, besides addresses, localhost and names of Services.
@@ -79,7 +81,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
 
     let (news, mut heard) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
-    let synced = watches::start(&client, &index, &news, &mut tasks);
+    let synced = watches::start(&client, settings.watched.as_deref(), &index, &news, &mut tasks);
     let mut serving = tokio::spawn(admin::serve(settings.admin, health.clone()));
     // On followers as well: it reads and writes through the API server.
     let ending = CancellationToken::new();
@@ -89,7 +91,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     tasks.spawn(candidate.run(leads));
 
     let publisher = Publisher::new(client.clone(), &settings.identity);
-    let pools = Pools::new(client.clone(), leadership.clone());
+    let pools = Pools::new(client.clone(), leadership.clone(), settings.watched.clone());
     let accounts = Accounts::new(client.clone(), settings.cloud_addresses.clone(), settings.cloud_settle)?;
     let keeper = Keeper::new(pools, publisher.clone(), accounts, metrics.clone(), &settings.namespace, settings.pool_defaults);
     let measurer = Measurer::new(index.clone(), Scraper::new(Limits::default())?, news, metrics.clone());
@@ -125,7 +127,8 @@ async fn answer(settings: Settings, client: Client, metrics: Metrics, ending: Ca
     let listener = TcpListener::bind(api.address).await.with_context(|| format!("listening on {}", api.address))?;
     let gate = Gate::reviewed(client.clone(), &api.audience);
     let desk = Desk::new(client, &settings.namespace, settings.pool_defaults);
-    let rest = rest::Settings { namespace: api.namespace, hosts: api.hosts, metrics, ending };
+    let namespace = api.namespace.or_else(|| settings.watched.clone()).unwrap_or_default();
+    let rest = rest::Settings { namespace, only: settings.watched, hosts: api.hosts, metrics, ending };
     rest::serve(listener, api.certificate, desk, gate, rest).await
 }
 

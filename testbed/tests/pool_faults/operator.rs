@@ -88,8 +88,14 @@ async fn operate(client: Client, identity: &str, settings: &Settings) {
         Candidate::new(&client, &settings.namespace, &settings.lease_name, identity, settings.lease.into(), leadership.clone()).run(leads);
     let accounts = Accounts::new(client.clone(), settings.addresses.clone(), Some(settings.settle_seconds)).unwrap();
     let publisher = Publisher::new(client.clone(), identity);
-    let keeper =
-        Keeper::new(Pools::new(client, leadership), publisher, accounts, Metrics::default(), &settings.namespace, Defaults::default());
+    let keeper = Keeper::new(
+        Pools::new(client, leadership, None),
+        publisher,
+        accounts,
+        Metrics::default(),
+        &settings.namespace,
+        Defaults::default(),
+    );
     let keep = async {
         while follows.wait_for(|leads| *leads).await.is_ok() {
             tokio::select! {
