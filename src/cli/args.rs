@@ -85,8 +85,13 @@ Without -n updates and pools of all namespaces are shown. What you may not read 
 
 Examples:
   aether status
+  aether status --check && echo somebody works
   aether status -n shop -o json")]
-    Status,
+    Status {
+        /// Exit with 1 unless a pod of the operator is ready, one leads, and the definitions are there.
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the logs of a version's pods.
     #[command(after_help = "\
 Where there are several pods each line begins with the pod's name.

@@ -20,8 +20,10 @@ use super::{Failure, pods, pool, render, show};
 
 /// Group and version of the definitions.
 const DEFINED: &str = "aether.dev/v1alpha1";
-/// The label of the operator's pods.
-const OPERATOR: &str = "app.kubernetes.io/name=aether";
+/// The labels of the operator's pods.
+const OPERATOR: &str = "app.kubernetes.io/name=aether,app.kubernetes.io/component=operator";
+/// What must be defined.
+const KINDS: [&str; 2] = ["rollingupdates", "proxypools"];
 
 /// What is known, or why it is not.
 #[derive(Serialize, Debug, Clone)]
@@ -69,10 +71,38 @@ pub struct Leader {
     pub is_alive: bool,
 }
 
-/// Shows it.
-pub async fn run(session: &Session) -> Result<(), Failure> {
+/// Shows it; with `check` it is a failure where nobody can work.
+pub async fn run(session: &Session, check: bool) -> Result<(), Failure> {
     let overview = look(session).await?;
-    show(session.format, &overview, |wide| page(&overview, wide, clock::now()))
+    show(session.format, &overview, |wide| page(&overview, wide, clock::now()))?;
+    let amiss = amiss(&overview);
+    if check && !amiss.is_empty() {
+        return Err(Failure::failed(amiss.join("; ")));
+    }
+    Ok(())
+}
+
+/// Why nobody can work, as far as is known: what could not be read counts as amiss.
+pub fn amiss(overview: &Overview) -> Vec<String> {
+    let namespace = &overview.operator_namespace;
+    let ready = match &overview.operator_pods {
+        Told::Known(pods) if pods.values().any(|ready| *ready) => None,
+        Told::Known(_) => Some(format!("no pod of the operator is ready in namespace {namespace}")),
+        Told::Unknown { error } => Some(format!("the operator's pods: {error}")),
+    };
+    let led = match &overview.leader {
+        Told::Known(leader) if leader.is_alive => None,
+        Told::Known(_) => Some(format!("no operator leads in namespace {namespace}")),
+        Told::Unknown { error } => Some(format!("the leader: {error}")),
+    };
+    let defined = match &overview.definitions {
+        Told::Known(names) => {
+            let missing: Vec<&str> = KINDS.into_iter().filter(|kind| !names.iter().any(|n| n == kind)).collect();
+            (!missing.is_empty()).then(|| format!("not defined: {}", missing.join(", ")))
+        }
+        Told::Unknown { error } => Some(format!("the definitions: {error}")),
+    };
+    [ready, led, defined].into_iter().flatten().collect()
 }
 
 /// What cannot be reached is an error; what may not be read, or is not there, is told.

@@ -500,5 +500,14 @@ fn status_of_a_bare_cluster() {
         ..overview()
     };
     insta::assert_snapshot!(status::page(&bare, false, now()));
+    assert_eq!(
+        status::amiss(&bare),
+        [
+            "no pod of the operator is ready in namespace aether-system",
+            "no operator leads in namespace aether-system",
+            "not defined: rollingupdates, proxypools",
+        ]
+    );
+    assert_eq!(status::amiss(&overview()), Vec::<String>::new());
     insta::assert_snapshot!("json_of_a_bare_cluster", serde_json::to_string_pretty(&bare).unwrap());
 }

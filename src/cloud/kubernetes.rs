@@ -267,6 +267,8 @@ fn vm(pool: &str, pod: &Pod) -> Option<Vm> {
     Some(Vm { id, marks, phase, address: status.and_then(|status| address(status.pod_ip.as_deref()?)) })
 }
 
+const NO_RIGHTS: &str = "; the operator needs the rights of its pools role in this namespace (the chart's proxyPools.namespaces)";
+
 /// What the API server means. Its own text is not repeated but for its reason: it quotes what was sent.
 fn error(verb: Verb, error: &CallError) -> Error {
     let CallError::Api(kube::Error::Api(status)) = error else {
@@ -284,7 +286,8 @@ fn error(verb: Verb, error: &CallError) -> Error {
         _ if verb == Verb::Read => Class::Transient,
         _ => Class::Unknown,
     };
-    Error { class, message: format!("Kubernetes answered {} {}", status.code, status.reason) }
+    let hint = if status.code == 403 && class == Class::Auth { NO_RIGHTS } else { "" };
+    Error { class, message: format!("Kubernetes answered {} {}{hint}", status.code, status.reason) }
 }
 
 #[cfg(test)]

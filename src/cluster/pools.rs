@@ -87,9 +87,17 @@ pub struct Pools {
 }
 
 impl PoolError {
+    /// The HTTP code of the API server's answer, if there was one.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Call(error) => error.code(),
+            Self::NotLeader | Self::NotOurs(..) => None,
+        }
+    }
+
     /// Trying again does not help until a person does something.
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::NotOurs(..)) || matches!(self, Self::Call(e) if matches!(e.code(), Some(403 | 404 | 422)))
+        matches!(self, Self::NotOurs(..)) || matches!(self.code(), Some(403 | 404 | 422))
     }
 }
 

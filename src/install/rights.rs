@@ -145,17 +145,20 @@ pub fn all_rules() -> Value {
 
 /// The table as a page for people.
 pub fn page() -> String {
-    let mut text = String::from(
-        "<!-- Generated; `make generate` writes it anew. -->\n# What the operator may do\n\n\
-         The roles in the chart and in `deploy/` are made of this table. A test compares it with every request that the operator\n\
-         makes while all other tests run: it fails on one that is denied, and on a right that nobody uses.\n",
-    );
-    for scope in Scope::ALL {
-        text.push_str(&format!("\n## In {}\n\n| resource | verbs | what for |\n|---|---|---|\n", scope.place()));
-        for Right { group, resource, verbs, why, .. } in rights().iter().filter(|r| r.scope == scope) {
+    let table = |scope: Scope| {
+        let rows = rights().into_iter().filter(|r| r.scope == scope).map(|Right { group, resource, verbs, why, .. }| {
             let dot = if group.is_empty() { "" } else { "." };
-            text.push_str(&format!("| {resource}{dot}{group} | {} | {why} |\n", verbs.join(", ")));
-        }
-    }
-    text
+            format!("| {resource}{dot}{group} | {} | {why} |\n", verbs.join(", "))
+        });
+        format!("\n## In {}\n\n| resource | verbs | what for |\n|---|---|---|\n{}", scope.place(), rows.collect::<String>())
+    };
+    PAGE.to_owned() + &Scope::ALL.map(table).concat()
 }
+
+const PAGE: &str = "\
+<!-- Generated; `make generate` writes it anew. -->
+# What the operator may do
+
+The roles in the chart and in `deploy/` are made of this table. A test compares it with every request that the operator
+makes while all other tests run: it fails on one that is denied, and on a right that nobody uses.
+";

@@ -102,7 +102,8 @@ impl Keeper {
                 if error.is_lasting() {
                     // Said once until it is another, or some time has passed.
                     kept.published = Some((mark, clock::now()));
-                    self.publisher.publish_of_pool(meta, &Note { warning: true, reason: "NotPublished", message: error.to_string() }).await;
+                    let message = format!("{error}{}", self.way_in(&meta.namespace, error.code()));
+                    self.publisher.publish_of_pool(meta, &Note { warning: true, reason: "NotPublished", message }).await;
                 }
                 error.is_lasting()
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::cloud::account::{Home, Secret, word};
 use crate::cloud::{Class, Cloud, Error};
 use crate::cluster::facts::Meta;
+use crate::install;
 use crate::pool::bootstrap::{self, Login, Network, Proxy};
 use crate::pool::model::template;
 use crate::pool::probe::{Probing, Target};
@@ -104,12 +105,29 @@ impl Keeper {
         })
     }
 
+    /// What a person can do about a refusal for want of rights.
+    pub(super) fn way_in(&self, namespace: &str, code: Option<u16>) -> String {
+        let (role, own) = (install::pools_role(), &self.namespace);
+        if code != Some(403) {
+            return String::new();
+        }
+        format!(
+            "; namespaces with pools are named at the installation (the chart's proxyPools.namespaces), or: kubectl -n {namespace} create \
+             rolebinding {role} --clusterrole={role} --serviceaccount={own}:{}",
+            install::NAME
+        )
+    }
+
     async fn secret(&self, meta: &Meta, name: Option<&str>) -> Result<Option<Secret>, Error> {
         let Some(name) = name else { return Ok(None) };
         let missing = || Error { class: Class::Auth, message: format!("there is no Secret {name} in namespace {}", meta.namespace) };
         match self.pools.secret(&meta.namespace, name).await {
             Ok(secret) => secret.ok_or_else(missing).map(Some),
-            Err(error) => Err(Error { class: Class::Transient, message: format!("Secret {name} cannot be read: {}", error.message()) }),
+            Err(error) => {
+                let hint = self.way_in(&meta.namespace, error.code());
+                let class = if hint.is_empty() { Class::Transient } else { Class::Auth };
+                Err(Error { class, message: format!("Secret {name} cannot be read: {}{hint}", error.message()) })
+            }
         }
     }
 }
