@@ -45,6 +45,7 @@ pub mod pool_bed;
 pub mod process;
 pub mod prometheus;
 mod received;
+pub mod requests;
 pub mod rig;
 pub mod strangers;
 pub mod tinyproxy;
