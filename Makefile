@@ -50,15 +50,21 @@ bench: build ## Measure rollback latency, and what 1,000 finished updates cost, 
 TEST := cargo test --workspace
 PURE := --lib --bins --test decisions --test generated --test measurer --test model --test pool_model
 
+# What every bed's API server was asked for by operators; the rights must be just that.
+export AETHER_REQUESTS ?= $(CARGO_TARGET_DIR)/requests
+
 .PHONY: test
 test: prerequisites ## Run every test: pure, model, and on a real cluster
+	rm -rf $(AETHER_REQUESTS)
 	$(TEST) --no-run
 	$(TEST) $(PURE) --test bed --test clouds --test bootstrap
 	$(TEST) --doc
-	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates with-people
+	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates with-people installed
+	$(BIN)/testbed render --check
+	$(BIN)/testbed rights $(AETHER_REQUESTS)
 
 # Each has clusters of its own, in network namespaces of their own. Mostly they wait, so three are no more than two cores can do.
-.PHONY: under-load with-faults at-gates with-people
+.PHONY: under-load with-faults at-gates with-people installed
 under-load:
 	$(TEST) --test rolling
 with-faults:
@@ -67,6 +73,8 @@ at-gates:
 	$(TEST) --test gates --test health
 with-people:
 	$(TEST) --test orders --test people
+installed:
+	$(TEST) --test install --test gitops --test docs
 
 .PHONY: test-pools
 test-pools: prerequisites ## Test pools on a real cluster, in a fake cloud with real proxies, and their matrix of faults (AETHER_LONG=1: all of it)
@@ -87,8 +95,9 @@ lint: prerequisites ## Format check and clippy
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: generate
-generate: ## Write the generated files anew (crds/, deploy/, openapi.json, docs/states.md, docs/cli.md)
+generate: build ## Write the generated files anew (crds/, charts/*/files/, deploy/, openapi.json, some of docs/)
 	UPDATE=1 $(TEST) --test generated
+	$(BIN)/testbed render
 
 .PHONY: operator
 operator: build ## Run the operator against the cluster of your KUBECONFIG

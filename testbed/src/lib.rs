@@ -41,6 +41,7 @@ pub mod metrics_api;
 pub mod namespace;
 pub mod nftables;
 pub mod operator;
+pub mod packaging;
 pub mod pki;
 pub mod pool_bed;
 pub mod process;

@@ -17,8 +17,8 @@ use clap::{Args, Parser, Subcommand};
 use testbed::bench;
 use testbed::binaries::Binaries;
 use testbed::fake_cloud::{Dialect, FakeCloud, Settings};
-use testbed::namespace;
 use testbed::requests::Comparison;
+use testbed::{namespace, packaging};
 use tokio::signal::ctrl_c;
 use tokio::time::sleep;
 
@@ -45,6 +45,12 @@ enum Task {
         /// Only this
         #[arg(long, value_enum)]
         only: Option<bench::Part>,
+    },
+    /// Write deploy/ anew from the chart
+    Render {
+        /// Only say what is stale
+        #[arg(long)]
+        check: bool,
     },
     /// Compare the operator's rights with what it asked for in all suites, as recorded in a folder
     Rights {
@@ -100,6 +106,7 @@ fn main() -> ExitCode {
         Task::Demo => demo(),
         Task::DemoPool => demo_pool(),
         Task::Bench { only } => bench(only),
+        Task::Render { check } => Binaries::ensure().and_then(|found| packaging::render(&found.helm, !check)),
         Task::Rights { records } => rights(&records),
         Task::Cloud { listen } => cloud(listen),
         Task::Up { bed, foreground: true } => foreground(&bed.name),

@@ -26,11 +26,10 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Installs definitions, rights, roles and policies from the repository's own manifests.
+/// Installs definitions, rights, roles and policies as deploy/newest has them; its Deployment has no pods.
 pub async fn install(bed: &Bed) -> anyhow::Result<()> {
-    for folder in ["crds", "deploy"] {
-        bed.apply_file(&repository().join(folder)).await?;
-    }
+    let shipped = repository().join("testbed/cluster/install").display().to_string();
+    bed.kubectl(&["apply", "--server-side", "-k", &shipped]).await?;
     bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/rollingupdates.aether.dev", "crd/proxypools.aether.dev"])
         .await?;
     // The API server looks for new kinds every 5 s before it lets admission policies see them; until then it answers 503.

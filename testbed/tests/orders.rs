@@ -64,8 +64,10 @@ struct Ground {
 impl Ground {
     async fn furnish(bed: &Bed) -> anyhow::Result<BTreeMap<&'static str, (PathBuf, Client)>> {
         // The other way round than people do it: nothing hangs on the order.
-        let [rights, definitions] = ["deploy", "crds"].map(|folder| repository().join(folder).display().to_string());
-        bed.kubectl(&["apply", "-f", &rights, "-f", &definitions]).await?;
+        for policies in ["policies.yaml", "mutating-policies.yaml"] {
+            let file = repository().join("charts/aether-operator/files").join(policies).display().to_string();
+            bed.kubectl(&["apply", "--server-side", "-f", &file]).await?;
+        }
         operator::install(bed).await?;
         let rule = |resources: &[&str], verbs: &[&str], names: &[&str]| json!({"apiGroups": ["aether.dev"], "resources": resources, "verbs": verbs, "resourceNames": names});
         let change = ["get", "create", "patch", "update"];
