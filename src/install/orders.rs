@@ -118,11 +118,15 @@ pub fn orders_policy(namespace: &str) -> Vec<Value> {
         ),
         "reason": "Forbidden",
     }));
+    let each = ORDERS.iter().map(|o| format!("(variables.{0} ? ['{0}'] : [])", o.verb)).collect::<Vec<_>>();
+    let given = format!("({}).join(',')", each.join(" + "));
     let spec = json!({
         "failurePolicy": "Fail",
         "matchConstraints": written(),
         "variables": variables.collect::<Vec<_>>(),
         "validations": validations,
+        // The API server's audit log says which orders each write was; an empty text is left out of it.
+        "auditAnnotations": [{"key": "orders", "valueExpression": given}],
     });
     policy("Validating", "aether-orders", &spec, &json!({"policyName": "aether-orders", "validationActions": ["Deny"]}))
 }

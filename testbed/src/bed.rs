@@ -83,7 +83,7 @@ impl Bed {
         ];
         let address = (options.kubelet.host_ip, kubelet::PORT).into();
         let listener = Listener::bind(address, &pki, &options.kubelet.host_ip.to_string()).await?;
-        let pods = kubelet::run(client.clone(), listener, options.kubelet);
+        let pods = kubelet::run(client.clone(), listener, dir.join("containers"), options.kubelet);
         let mut kubelet = JoinSet::new();
         kubelet.spawn(async move {
             if let Err(error) = pods.await {

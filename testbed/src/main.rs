@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use testbed::bench;
 use testbed::binaries::Binaries;
 use testbed::fake_cloud::{Dialect, FakeCloud, Settings};
 use testbed::namespace;
+use testbed::requests::Comparison;
 use tokio::signal::ctrl_c;
 use tokio::time::sleep;
 
@@ -43,6 +45,11 @@ enum Task {
         /// Only this
         #[arg(long, value_enum)]
         only: Option<bench::Part>,
+    },
+    /// Compare the operator's rights with what it asked for in all suites, as recorded in a folder
+    Rights {
+        /// The folder that AETHER_REQUESTS named while they ran
+        records: PathBuf,
     },
     /// Run a fake cloud that speaks the APIs of five clouds, until Ctrl-C
     Cloud {
@@ -93,6 +100,7 @@ fn main() -> ExitCode {
         Task::Demo => demo(),
         Task::DemoPool => demo_pool(),
         Task::Bench { only } => bench(only),
+        Task::Rights { records } => rights(&records),
         Task::Cloud { listen } => cloud(listen),
         Task::Up { bed, foreground: true } => foreground(&bed.name),
         Task::Up { bed, foreground: false } => up(&bed.name),
@@ -155,6 +163,13 @@ fn bench(only: Option<bench::Part>) -> anyhow::Result<()> {
         std::process::exit(1)
     }
     Ok(())
+}
+
+fn rights(records: &Path) -> anyhow::Result<()> {
+    let rules = testbed::operator::repository().join("charts/aether-operator/files/rules.yaml");
+    let comparison = Comparison::read(&rules, records)?;
+    say!("{comparison}");
+    comparison.check()
 }
 
 fn cloud(listen: SocketAddr) -> anyhow::Result<()> {

@@ -225,6 +225,9 @@ fn leave(dir: &Path) {
             _ => {}
         }
     }
+    if let Err(error) = crate::requests::record(dir) {
+        eprintln!("error: cannot record what the operator asked for: {error:#}");
+    }
     let _ = std::fs::remove_dir_all(dir);
 }
 

@@ -1,10 +1,14 @@
 //! The operator under test, as a person installs it: its own ServiceAccount, its own rights, its own process.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::bed::Bed;
 use crate::process::{Process, Signal};
@@ -168,13 +172,17 @@ pub fn release_binary() -> anyhow::Result<PathBuf> {
 }
 
 async fn is_ready(port: u16) -> bool {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    answers((Ipv4Addr::LOCALHOST, port).into(), "/readyz", Duration::from_secs(2)).await
+}
+
+/// Whether a page is answered in time and with success, as a probe sees it.
+pub async fn answers(address: SocketAddr, path: &str, limit: Duration) -> bool {
     let ask = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        std::io::Result::Ok(answer.starts_with("HTTP/1.0 200"))
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(matches!(answer.get(..10), Some([b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', b'2' | b'3'])))
     };
-    matches!(tokio::time::timeout(Duration::from_secs(2), ask).await, Ok(Ok(true)))
+    matches!(timeout(limit, ask).await, Ok(Ok(true)))
 }

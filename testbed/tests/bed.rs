@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "bed/image.rs"]
+mod image;
+
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,11 +52,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn trials(bed: Option<&(Arc<Runtime>, Arc<Bed>)>) -> Vec<Trial> {
     macro_rules! trials {
-        ($($test:ident)*) => { vec![$({
+        ($($($test:ident)::+)*) => { vec![$({
             let bed = bed.cloned();
-            Trial::test(stringify!($test), move || {
+            Trial::test(stringify!($($test)::+).replace(' ', ""), move || {
                 let (runtime, bed) = bed.ok_or("no bed")?;
-                runtime.block_on($test(&bed)).map_err(|error| Failed::from(format!("{error:#}")))
+                runtime.block_on($($test)::+(&bed)).map_err(|error| Failed::from(format!("{error:#}")))
             })
         }),*] };
     }
@@ -66,6 +69,10 @@ fn trials(bed: Option<&(Arc<Runtime>, Arc<Bed>)>) -> Vec<Trial> {
         the_audit_log_holds_writes_with_their_bodies_and_no_reads
         the_log_of_a_pod_is_read_and_followed_until_it_ends
         each_gateway_serves_its_own_class
+        image::has_the_programs_and_nothing_else
+        image::pods_that_end_say_how
+        image::a_pod_that_cannot_be_made_says_why
+        image::the_operator_runs_in_it_alone_and_in_twos
     ]
 }
 
@@ -260,8 +267,13 @@ fn address(gateway: &Gateway) -> String {
 
 /// One request, and the whole answer as text.
 async fn get(address: &str, host: &str) -> anyhow::Result<String> {
+    page(address, host, "/").await
+}
+
+/// As [`get`], with a path.
+async fn page(address: &str, host: &str, path: &str) -> anyhow::Result<String> {
     let mut connection = TcpStream::connect(address).await?;
-    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;

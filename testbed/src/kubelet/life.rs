@@ -101,7 +101,7 @@ pub enum Wanted {
         /// When this one was started.
         since: Time,
     },
-    /// Coming to an end, then [`Life::drained`].
+    /// Coming to an end, then [`Life::ended`].
     Draining,
 }
 
@@ -152,10 +152,14 @@ impl Life {
         }
     }
 
-    /// Tells that the application, asked to drain, is done.
-    pub fn drained(&mut self, now: Time) {
-        if let State::Draining { since } = self.state {
-            self.state = State::Ended(Exit { code: 0, started: since, finished: now });
+    /// Tells that the application has ended by itself: asked to drain, or a process whenever it likes.
+    pub fn ended(&mut self, wish: &Wish, code: u8, now: Time) {
+        let exit = |started| Exit { code, started, finished: now };
+        match self.state {
+            State::Draining { since } => self.enter(State::Ended(exit(since))),
+            State::Running { since } if wish.restarts(code) => self.enter(State::Exited(exit(since))),
+            State::Running { since } => self.enter(State::Ended(exit(since))),
+            _ => {}
         }
     }
 
@@ -222,14 +226,13 @@ impl Life {
             State::Running { since } => {
                 let (life, code) = match behaviour.crash_after {
                     Some(life) => (life, 1),
-                    None if wish.completes => (TASK, 0),
+                    None if wish.completes && !wish.real => (TASK, 0),
                     None => return None,
                 };
                 let at = after(*since, life);
                 // An annotation set late may ask for an end in the past: it ends now.
                 let exit = Exit { code, started: *since, finished: at.max(now) };
-                let again = code != 0 && wish.restarts_after_error;
-                Some((at, if again { State::Exited(exit) } else { State::Ended(exit) }))
+                Some((at, if wish.restarts(code) { State::Exited(exit) } else { State::Ended(exit) }))
             }
             State::Exited(exit) => {
                 let delay = self.back_off_after(self.crashes);
@@ -437,7 +440,7 @@ mod tests {
         let seen: Vec<_> = seen.into_iter().map(|(time, step)| (time, step.wanted, step.status.ready, step.remove)).collect();
         let serving = Wanted::Serving { run: 1, since: at(0) };
         assert_eq!(seen, [(10_000, serving, true, false), (12_500, Wanted::Draining, true, false)]);
-        life.drained(at(13_100));
+        life.ended(&dying, 0, at(13_100));
         let step = life.step(&dying, &behaviour(&[]), at(13_100));
         assert!(step.remove && !step.status.ready);
         assert_eq!(step.status.state, State::Ended(Exit { code: 0, started: at(0), finished: at(13_100) }));
@@ -491,6 +494,24 @@ mod tests {
         let seen = steps(&mut life(), &job, &[("crash-after", "3s")], 0, 60_000);
         assert!(matches!(seen.last().unwrap().1.status.state, State::Ended(Exit { code: 1, .. })));
         assert!(seen.iter().all(|(_, step)| !step.remove));
+    }
+
+    #[test]
+    fn a_process_ends_when_it_likes_and_is_started_again_as_its_pod_wants() {
+        let real = |restarts_after_error, completes| Wish { real: true, restarts_after_error, completes, ..Wish::default() };
+        let (always, on_failure, never) = (real(true, false), real(true, true), real(false, true));
+        for (wish, code, again) in
+            [(&always, 0, true), (&always, 1, true), (&on_failure, 0, false), (&on_failure, 1, true), (&never, 1, false)]
+        {
+            let mut life = life();
+            let seen = steps(&mut life, wish, &[], 0, 60_000);
+            assert!(seen.iter().all(|(_, step)| matches!(step.wanted, Wanted::Serving { .. })), "only the process knows when it ends");
+            life.ended(wish, code, at(60_000));
+            let seen = steps(&mut life, wish, &[], 60_000, 62_000);
+            let last = &seen.last().unwrap().1;
+            assert_eq!((last.status.restarts, last.wanted == Wanted::Closed), (u32::from(again), !again), "{wish:?} {code}");
+            assert_eq!(matches!(last.status.state, State::Ended(exit) if exit.code == code), !again);
+        }
     }
 
     #[test]

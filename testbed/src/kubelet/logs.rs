@@ -23,6 +23,8 @@ use super::pod::PodKey;
 const KEPT: usize = 200;
 /// Characters of a line; what clients send may be in it.
 const WIDTH: usize = 200;
+/// Lines kept of a program that is really run.
+const PRINTED: usize = 10_000;
 
 type Time = DateTime<Utc>;
 
@@ -42,9 +44,17 @@ struct Lines {
 impl Log {
     /// Adds a line.
     pub fn say(&self, now: Time, line: &str) {
-        let line = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WIDTH).collect();
+        self.add(now, line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WIDTH).collect(), KEPT);
+    }
+
+    /// Adds a line that a program has printed, as it is.
+    pub fn print(&self, now: Time, line: &str) {
+        self.add(now, line.to_owned(), PRINTED);
+    }
+
+    fn add(&self, now: Time, line: String, kept: usize) {
         self.0.send_modify(|lines| {
-            if lines.kept.len() == KEPT {
+            if lines.kept.len() == kept {
                 lines.kept.pop_front();
                 lines.forgotten += 1;
             }

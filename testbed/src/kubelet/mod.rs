@@ -9,6 +9,9 @@
 //!
 //! The application is steered by annotations of the pod, see [`behaviour`]; the pod's own probes and hooks are not run.
 //!
+//! Pods of the operator's image are no play: their first container is a process of the built program, see [`container`]. Of the
+//! annotations they know `image-pull-error` and `crash-after`.
+//!
 //! Annotations, all starting with `testbed.aether.dev/`; durations are `20ms`, `1.5s`, `2m`:
 //!
 //! | annotation | value | meaning |
@@ -34,6 +37,7 @@ pub mod behaviour;
 
 mod addresses;
 mod app;
+mod container;
 mod life;
 mod logs;
 mod metrics;
@@ -43,6 +47,7 @@ mod worker;
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,9 +115,10 @@ struct Served {
 }
 
 /// Serves all pods that are bound to a node until the future is dropped; then every pod is gone at once. Pods that the
-/// API server says are running are taken up with the address they have. The listener is where the API server asks for logs.
-pub async fn run(client: kube::Client, listener: Listener, options: Options) -> anyhow::Result<()> {
-    let pods = Pods::new(client.clone(), options);
+/// API server says are running are taken up with the address they have. The listener is where the API server asks for logs;
+/// below `dir` are the root folders of containers that are really run.
+pub async fn run(client: kube::Client, listener: Listener, dir: PathBuf, options: Options) -> anyhow::Result<()> {
+    let pods = Pods::new(client.clone(), dir, options);
     let logs = logs::router(pods.logs.clone());
     tokio::select! {
         ended = play(client, pods) => ended,
@@ -142,12 +148,13 @@ struct Pods {
 }
 
 impl Pods {
-    fn new(client: kube::Client, options: Options) -> Self {
+    fn new(client: kube::Client, dir: PathBuf, options: Options) -> Self {
         let node = Node {
             addresses: Addresses::new(options.pod_cidr),
             requests: Arc::new(Semaphore::new(options.requests.max(1))),
             options: Arc::new(options),
             client,
+            dir,
         };
         Self { node, served: HashMap::new(), logs: Logs::default(), listed: Vec::new() }
     }
@@ -226,7 +233,7 @@ mod tests {
     fn pods(third: u8) -> Pods {
         let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let options = Options { pod_cidr: (Ipv4Addr::new(127, 98, third, 0), 24), ..Options::default() };
-        Pods::new(kube::Client::try_from(config).unwrap(), options)
+        Pods::new(kube::Client::try_from(config).unwrap(), PathBuf::new(), options)
     }
 
     fn pod(uid: &str, version: u32, ip: Option<&str>) -> Pod {

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::behaviour::PREFIX;
+use crate::image;
 
 /// Which pod: a name may come back with another uid, an address with another pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +36,8 @@ pub struct Wish {
     pub containers: Vec<(String, String)>,
     /// Init containers, with name and image.
     pub init_containers: Vec<(String, String)>,
+    /// Whether the first container is really run, and not played.
+    pub real: bool,
     /// TCP ports of all containers, each once.
     pub ports: Vec<u16>,
     /// The annotations for the pod server, without their prefix.
@@ -48,6 +51,11 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// Whether a container that ended with this code is started again.
+    pub fn restarts(&self, code: u8) -> bool {
+        if code == 0 { !self.completes } else { self.restarts_after_error }
+    }
+
     /// Reads a pod.
     pub fn of(pod: &Pod) -> Self {
         let spec = pod.spec.as_ref();
@@ -69,6 +77,7 @@ impl Wish {
         });
         Self {
             containers: named(containers),
+            real: containers.first().and_then(|container| container.image.as_deref()).is_some_and(image::is_ours),
             init_containers: named(init),
             ports,
             annotations: pod

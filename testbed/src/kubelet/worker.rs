@@ -1,5 +1,6 @@
 //! The task of one pod: asks its life what should be, and makes it so.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::Options;
 use super::addresses::{Addresses, Lease};
 use super::app::App;
 use super::behaviour::Behaviour;
+use super::container::{Container, Run, Turn};
 use super::life::{Exit, Life, State, Status, Step, Wanted};
 use super::logs::Log;
 use super::pod::{Found, PodKey, Wish};
@@ -35,6 +37,8 @@ pub struct Node {
     pub client: kube::Client,
     /// Settings.
     pub options: Arc<Options>,
+    /// Where the root folders of containers are made.
+    pub dir: PathBuf,
     /// The pod network.
     pub addresses: Addresses,
     /// Bounds the requests that are under way.
@@ -54,13 +58,23 @@ fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
+/// What runs.
+enum Application {
+    Played(App),
+    Real(Run),
+}
+
 struct Worker {
     node: Node,
     key: PodKey,
     api: Api<Pod>,
     life: Life,
     lease: Arc<Lease>,
-    app: Option<(u32, App)>,
+    app: Option<(u32, Application)>,
+    /// What a process runs in, once it is laid out.
+    container: Option<Container>,
+    /// Whether the process is ready.
+    ready: bool,
     log: Arc<Log>,
     /// What the log has been told, so that it is told once.
     told: Told,
@@ -87,7 +101,8 @@ pub async fn run(node: Node, key: PodKey, found: Found, mut lease: Option<Lease>
     };
     let life = Life::new(&found, node.options.crash_back_off, now());
     let api = Api::namespaced(node.client.clone(), &key.namespace);
-    let mut worker = Worker { node, key, api, life, lease, app: None, log, told: Told::default(), published: None };
+    let mut worker =
+        Worker { node, key, api, life, lease, app: None, container: None, ready: false, log, told: Told::default(), published: None };
     if found.ended {
         worker.log.end();
         // Its status says all there is to say; only its deletion is of interest.
@@ -100,7 +115,10 @@ pub async fn run(node: Node, key: PodKey, found: Found, mut lease: Option<Lease>
     loop {
         let wish = wishes.borrow_and_update().clone();
         let image = wish.containers.first().map(|(_, image)| image.as_str()).unwrap_or_default();
-        let behaviour = Behaviour::parse(&wish.annotations, image, &worker.node.options);
+        let behaviour = match Behaviour::parse(&wish.annotations, image, &worker.node.options) {
+            Ok(played) if wish.real => worker.prepared(played).await.map_err(|error| format!("{error:#}")),
+            behaviour => behaviour,
+        };
         let step = worker.life.step(&wish, &behaviour, now());
         let wake = match worker.make(&wish, &behaviour, step).await {
             Reply::Done => worker.sleep(&wish, &behaviour),
@@ -110,23 +128,43 @@ pub async fn run(node: Node, key: PodKey, found: Found, mut lease: Option<Lease>
         tokio::select! {
             changed = wishes.changed() => if changed.is_err() { return },
             () = sleep(wake) => {}
-            () = drained(worker.app.as_mut()) => worker.drained(),
+            turn = turned(worker.app.as_mut()) => worker.turned(&wish, turn),
         }
     }
 }
 
-/// Waits until an application that was asked to drain is done. Its listeners end for no other reason.
-async fn drained(app: Option<&mut (u32, App)>) {
+/// Waits for what an application does by itself. The listeners of a played one end only when it was asked to drain.
+async fn turned(app: Option<&mut (u32, Application)>) -> Turn {
     match app {
-        Some((_, app)) => app.closed().await,
+        Some((_, Application::Played(app))) => {
+            app.closed().await;
+            Turn::Ended(0)
+        }
+        Some((_, Application::Real(run))) => run.next().await,
         None => std::future::pending().await,
     }
 }
 
 impl Worker {
-    fn drained(&mut self) {
-        self.app = None;
-        self.life.drained(now());
+    fn turned(&mut self, wish: &Wish, turn: Turn) {
+        match turn {
+            Turn::Ready(ready) => self.ready = ready,
+            Turn::Ended(code) => {
+                (self.app, self.ready) = (None, false);
+                self.life.ended(wish, code, now());
+            }
+        }
+    }
+
+    /// How a process behaves: as it does, once all that it is given is there. An error is why it cannot be started.
+    async fn prepared(&mut self, played: Behaviour) -> anyhow::Result<Behaviour> {
+        if self.container.is_none() && !played.image_pull_error {
+            let pod = timeout(REQUEST, self.api.get(&self.key.name)).await??;
+            anyhow::ensure!(pod.metadata.uid.as_ref() == Some(&self.key.uid), "the pod is gone");
+            let container = Container::prepare(&self.node.client, self.node.dir.clone(), pod, self.lease.ip());
+            self.container = Some(timeout(REQUEST, container).await??);
+        }
+        Ok(Behaviour { readiness_delay: self.ready.then_some(Duration::ZERO), shutdown: Duration::ZERO, ..played })
     }
 
     /// How long nothing is to be done. Asked after a step was carried out, which may have taken a while.
@@ -136,7 +174,8 @@ impl Worker {
         if self.published != Some(self.patch(wish, &step.status)) {
             return Duration::ZERO;
         }
-        step.wake.map_or(LONGEST_SLEEP, |wake| (wake - now).to_std().unwrap_or_default().min(LONGEST_SLEEP))
+        let longest = if wish.real && behaviour.is_err() { AGAIN } else { LONGEST_SLEEP };
+        step.wake.map_or(longest, |wake| (wake - now).to_std().unwrap_or_default().min(longest))
     }
 
     /// Carries out one step: first the application, then what is said about it.
@@ -145,7 +184,11 @@ impl Worker {
             warn!(pod = self.key.name, "{error:#}");
             return Reply::Failed;
         }
-        self.tell(wish, &step.status);
+        if !wish.real {
+            self.tell(wish, &step.status);
+        } else if let State::Ended(_) = step.status.state {
+            self.log.end();
+        }
         let patch = self.patch(wish, &step.status);
         if self.published.as_ref() != Some(&patch) {
             let params = PatchParams::default();
@@ -203,10 +246,15 @@ impl Worker {
     async fn make_app(&mut self, wish: &Wish, behaviour: Option<&Behaviour>, wanted: Wanted) -> anyhow::Result<()> {
         match (wanted, behaviour) {
             (Wanted::Serving { run, since }, Some(behaviour)) => {
-                if let Some((_, app)) = self.app.as_ref().filter(|(running, _)| *running == run) {
-                    return Ok(app.set(&self.key.name, behaviour)?);
+                match self.app.as_ref().filter(|(running, _)| *running == run) {
+                    Some((_, Application::Played(app))) => return Ok(app.set(&self.key.name, behaviour)?),
+                    Some((_, Application::Real(_))) => return Ok(()),
+                    None => self.close().await,
                 }
-                self.app = None;
+                if let Some(container) = &self.container {
+                    self.app = Some((run, Application::Real(container.start(&self.log)?)));
+                    return Ok(());
+                }
                 let default = [self.node.options.port];
                 let ports = if wish.ports.is_empty() { default.as_slice() } else { wish.ports.as_slice() };
                 let age = (now() - since).to_std().unwrap_or_default();
@@ -216,15 +264,23 @@ impl Worker {
                 let PodKey { namespace, name, .. } = &self.key;
                 let line = format!("version {} of pod {namespace}/{name} listens on {} {ports:?}", behaviour.version, self.lease.ip());
                 self.log.say(now(), &line);
-                self.app = Some((run, app));
+                self.app = Some((run, Application::Played(app)));
             }
-            (Wanted::Draining, _) => match &self.app {
-                Some((_, app)) => app.drain(),
-                None => self.life.drained(now()),
+            (Wanted::Draining, _) => match &mut self.app {
+                Some((_, Application::Played(app))) => app.drain(),
+                Some((_, Application::Real(run))) => run.terminate(),
+                None => self.life.ended(wish, 0, now()),
             },
-            (Wanted::Closed | Wanted::Serving { .. }, _) => self.app = None,
+            (Wanted::Closed | Wanted::Serving { .. }, _) => self.close().await,
         }
         Ok(())
+    }
+
+    async fn close(&mut self) {
+        if let Some((_, Application::Real(run))) = self.app.take() {
+            run.kill().await;
+        }
+        self.ready = false;
     }
 
     async fn request<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Reply {
