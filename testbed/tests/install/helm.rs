@@ -78,9 +78,9 @@ pub fn objects(yaml: &str) -> anyhow::Result<Vec<Value>> {
     Ok(all.into_iter().filter(|object| !object.is_null()).collect())
 }
 
-/// Objects as one List, for kubectl.
-pub fn list(objects: &[Value]) -> String {
-    serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
+/// Objects as a stream. (Of a List kubectl checks the objects itself, by rules older than the API server's.)
+pub fn stream(objects: &[Value]) -> String {
+    objects.iter().map(|object| format!("---\n{object}\n")).collect()
 }
 
 pub fn text(path: &Path) -> anyhow::Result<&str> {

@@ -30,7 +30,7 @@ fn wrong() -> Vec<(Value, &'static [&'static str])> {
         (json!({"api": {"tls": {"secret": "aether-tls"}}}), &["/api/tls", "'secret' not allowed"]),
         (json!({"api": {"hosts": ["https://aether.example"]}}), &["/api/hosts/0", "does not match"]),
         (json!({"service": {"type": "ExternalName"}}), &["/service/type", "'LoadBalancer'"]),
-        (json!({"podLabels": {"app.kubernetes.io/name": "mine"}}), &["/podLabels", "app.kubernetes.io/name"]),
+        (json!({"podLabels": {"app.kubernetes.io/name": "mine"}}), &["/podLabels/app.kubernetes.io~1name", "must be 'aether'"]),
         (json!({"topologySpreadConstraints": [{"maxSkew": 1}]}), &["/topologySpreadConstraints/0", "'topologyKey'"]),
         (json!({"extraArgs": ["run"]}), &["/extraArgs/0", "'run' does not match"]),
         (json!({"prometheusRule": {"selector": "aether"}}), &["/prometheusRule/selector", "does not match"]),

@@ -23,6 +23,8 @@ use crate::helm::{self, chart, text};
 pub static INSTALLED: Mutex<()> = Mutex::const_new(());
 pub const RELEASE: &str = "aether-operator";
 const NAMESPACE: &str = "aether-system";
+/// Where the operator has no rights on Secrets.
+const BESIDE: &str = "no-rights-beside";
 /// A field that the definitions of the chart before did not have.
 const NEW_FIELD: (&str, &str) = ("onBreach", "Rollback");
 /// A leader that goes gives the Lease away; who follows asks for it this often (2 s), and gets it at the second time at the latest.
@@ -50,10 +52,15 @@ async fn live(rig: &Arc<Rig>) -> anyhow::Result<()> {
     test(rig, RELEASE, NAMESPACE).await?;
 
     let mut shop = Shop::open(rig, "release", json!({})).await?;
-    // Objects of both kinds that are only there.
-    let pool = std::fs::read_to_string(testbed::operator::repository().join("examples/pool-kubernetes.yaml"))?;
-    shop.kubectl_stdin(&["apply", "-f", "-"], &pool).await?;
-    shop.kubectl_stdin(&["apply", "-f", "-"], &json!({"apiVersion": "aether.dev/v1alpha1", "kind": "RollingUpdate", "metadata": {"name": "later"}, "spec": {"artifactBase": "shop.example:later", "version": "1.0.0"}}).to_string()).await?;
+    // Objects of both kinds that are only there. The operator is not let have pools, and says so.
+    rig.bed.create_namespace(BESIDE).await?;
+    let pool = testbed::operator::repository().join("examples/pool-kubernetes.yaml");
+    rig.bed.kubectl(&["-n", BESIDE, "apply", "-f", text(&pool)?]).await?;
+    let later = json!({
+        "apiVersion": "aether.dev/v1alpha1", "kind": "RollingUpdate", "metadata": {"name": "later"},
+        "spec": {"artifactBase": "shop.example:later", "version": "1.0.0"},
+    });
+    rig.bed.kubectl_stdin(&["-n", BESIDE, "apply", "-f", "-"], &later.to_string()).await?;
     shop.start_load()?;
 
     // The upgrade comes in the middle of an update, which goes on by itself.
@@ -113,7 +120,9 @@ async fn live(rig: &Arc<Rig>) -> anyhow::Result<()> {
     shop.nothing_left_but(&["web", "web-3-0-0"]).await?;
     shop.no_empty_write()?;
     println!("install, upgrade, upgrade, uninstall, install: {requests} requests, 0 failed");
-    shop.kubectl(&["delete", "rollingupdates,proxypools", "--all", "--timeout=60s"]).await?;
+    for namespace in [BESIDE, &shop.namespace] {
+        rig.bed.kubectl(&["-n", namespace, "delete", "rollingupdates,proxypools", "--all", "--timeout=60s"]).await?;
+    }
     shop.close().await
 }
 
