@@ -16,8 +16,21 @@ use crate::debian;
 
 const CONTROL_PLANE_MOD: &str = include_str!("../controlplane/go.mod");
 const CONTROL_PLANE_SUM: &str = include_str!("../controlplane/go.sum");
-const GATEWAY_API_MOD: &str = include_str!("../gatewayapi/go.mod");
-const GATEWAY_API_SUM: &str = include_str!("../gatewayapi/go.sum");
+const HELM_MOD: &str = include_str!("../helm/go.mod");
+const HELM_SUM: &str = include_str!("../helm/go.sum");
+const HELM: &str = "helm.sh/helm/v4";
+const GATEWAY_API: Definitions = Definitions {
+    module: "sigs.k8s.io/gateway-api",
+    go_mod: include_str!("../gatewayapi/go.mod"),
+    go_sum: include_str!("../gatewayapi/go.sum"),
+    folder: "config/crd/standard",
+};
+const PROMETHEUS_OPERATOR: Definitions = Definitions {
+    module: "github.com/prometheus-operator/prometheus-operator",
+    go_mod: include_str!("../prometheusoperator/go.mod"),
+    go_sum: include_str!("../prometheusoperator/go.sum"),
+    folder: "example/prometheus-operator-crd",
+};
 
 /// Program name, Go package, and the name that `go install` gives it. The `tool` lines of the module list the same.
 const TOOLS: [(&str, &str, &str); 5] = [
@@ -50,15 +63,21 @@ pub struct Binaries {
     pub traefik: PathBuf,
     /// Prometheus, as Debian has it.
     pub prometheus: PathBuf,
+    /// promtool, which comes with it.
+    pub promtool: PathBuf,
+    /// helm.
+    pub helm: PathBuf,
     /// Folder with the Gateway API's custom resource definitions (standard channel), one YAML file each.
     pub gateway_api_crds: PathBuf,
+    /// Folder with those of the Prometheus operator.
+    pub prometheus_operator_crds: PathBuf,
 }
 
 impl Binaries {
     /// Makes sure that everything is in the cache, building and fetching what is missing. The first time this takes
     /// minutes; progress goes to stderr. Two callers at once wait for each other.
     pub fn ensure() -> anyhow::Result<Self> {
-        let [control_plane, kubectl, traefik, prometheus, gateway_api] = ensure(parts()?)?;
+        let [control_plane, kubectl, traefik, prometheus, helm, gateway_api, prometheus_operator] = ensure(parts()?)?;
         Ok(Self {
             etcd: control_plane.join("etcd"),
             apiserver: control_plane.join("kube-apiserver"),
@@ -68,7 +87,10 @@ impl Binaries {
             kubectl: kubectl.join(KUBECTL.program),
             traefik: traefik.join(TRAEFIK.program),
             prometheus: prometheus.join("usr/bin/prometheus"),
+            promtool: prometheus.join("usr/bin/promtool"),
+            helm: helm.join("helm"),
             gateway_api_crds: gateway_api,
+            prometheus_operator_crds: prometheus_operator,
         })
     }
 }
@@ -104,16 +126,20 @@ pub(crate) fn ensure<const N: usize>(parts: [Part; N]) -> anyhow::Result<[PathBu
     Ok(parts.map(|part| cache.join(part.key)))
 }
 
-fn parts() -> anyhow::Result<[Part; 5]> {
+fn parts() -> anyhow::Result<[Part; 7]> {
     let kubernetes = required(CONTROL_PLANE_MOD, "k8s.io/kubernetes")?;
-    let gateway_api = required(GATEWAY_API_MOD, "sigs.k8s.io/gateway-api")?;
     let hash = fingerprint(CONTROL_PLANE_MOD.as_bytes());
     Ok([
         Part { key: format!("controlplane-{kubernetes}-{hash:016x}"), make: build_control_plane },
         Part { key: KUBECTL.key(), make: |work, out| KUBECTL.fetch(work, out) },
         Part { key: TRAEFIK.key(), make: |work, out| TRAEFIK.fetch(work, out) },
         Part { key: "debian-prometheus".into(), make: |work, out| debian::unpack(&["prometheus"], "prometheus", work, out) },
-        Part { key: format!("gateway-api-{gateway_api}"), make: fetch_gateway_api },
+        Part { key: format!("helm-{}-{:016x}", required(HELM_MOD, HELM)?, fingerprint(HELM_MOD.as_bytes())), make: build_helm },
+        Part { key: format!("gateway-api-{}", GATEWAY_API.version()?), make: |work, out| GATEWAY_API.fetch(work, out) },
+        Part {
+            key: format!("prometheus-operator-{}", PROMETHEUS_OPERATOR.version()?),
+            make: |work, out| PROMETHEUS_OPERATOR.fetch(work, out),
+        },
     ])
 }
 
@@ -155,19 +181,40 @@ fn build_control_plane(work: &Path, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fetch_gateway_api(work: &Path, out: &Path) -> anyhow::Result<()> {
-    const MODULE: &str = "sigs.k8s.io/gateway-api";
-    let version = required(GATEWAY_API_MOD, MODULE)?;
-    lay_out(work, GATEWAY_API_MOD, GATEWAY_API_SUM)?;
-    let _progress = Progress::start(format!("fetching the Gateway API {version}"));
-    run(go(work).args(["mod", "download", MODULE])).context("cannot fetch the Gateway API")?;
-    let folder = run(go(work).args(["list", "-m", "-f", "{{.Dir}}", MODULE]))?;
-    // A copy, because `go clean -modcache` may take the original away at any time.
-    for file in fs::read_dir(Path::new(folder.trim()).join("config/crd/standard"))? {
-        let file = file?;
-        fs::write(out.join(file.file_name()), fs::read(file.path())?)?;
-    }
+fn build_helm(work: &Path, out: &Path) -> anyhow::Result<()> {
+    let version = required(HELM_MOD, HELM)?;
+    lay_out(work, HELM_MOD, HELM_SUM)?;
+    let _progress = Progress::start(format!("building helm {version} (takes a few minutes the first time)"));
+    let ldflags = format!("-s -w -X {HELM}/internal/version.version=v{version}");
+    run(go(work).env("GOBIN", out).args(["install", "-ldflags", &ldflags, &format!("{HELM}/cmd/helm")])).context("cannot build helm")?;
     Ok(())
+}
+
+/// Custom resource definitions that a Go module has in a folder.
+struct Definitions {
+    module: &'static str,
+    go_mod: &'static str,
+    go_sum: &'static str,
+    folder: &'static str,
+}
+
+impl Definitions {
+    fn version(&self) -> anyhow::Result<&str> {
+        required(self.go_mod, self.module)
+    }
+
+    fn fetch(&self, work: &Path, out: &Path) -> anyhow::Result<()> {
+        lay_out(work, self.go_mod, self.go_sum)?;
+        let _progress = Progress::start(format!("fetching {} {}", self.module, self.version()?));
+        run(go(work).args(["mod", "download", self.module])).with_context(|| format!("cannot fetch {}", self.module))?;
+        let place = run(go(work).args(["list", "-m", "-f", "{{.Dir}}", self.module]))?;
+        // A copy, because `go clean -modcache` may take the original away at any time.
+        for file in fs::read_dir(Path::new(place.trim()).join(self.folder))? {
+            let file = file?;
+            fs::write(out.join(file.file_name()), fs::read(file.path())?)?;
+        }
+        Ok(())
+    }
 }
 
 /// Makes the folder a Go module.
@@ -321,14 +368,17 @@ mod tests {
         for (_, package, _) in TOOLS {
             assert!(CONTROL_PLANE_MOD.lines().any(|line| line.trim() == package), "{package}");
         }
+        assert!(HELM_MOD.contains(&format!("tool {HELM}/cmd/helm\n")));
     }
 
     #[test]
     fn versions_come_from_the_modules() {
         assert!(required(CONTROL_PLANE_MOD, "k8s.io/kubernetes").unwrap().starts_with("1."));
         assert!(required(CONTROL_PLANE_MOD, "go.etcd.io/etcd/server/v3").unwrap().starts_with("3."));
-        assert!(required(GATEWAY_API_MOD, "sigs.k8s.io/gateway-api").unwrap().starts_with("1."));
-        assert!(required(GATEWAY_API_MOD, "sigs.k8s.io/gateway").is_err());
+        assert!(GATEWAY_API.version().unwrap().starts_with("1."));
+        assert!(PROMETHEUS_OPERATOR.version().unwrap().starts_with("0."));
+        assert!(required(HELM_MOD, HELM).unwrap().starts_with("4."));
+        assert!(required(GATEWAY_API.go_mod, "sigs.k8s.io/gateway").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::audit::AuditLog;
 use crate::bed::{Bed, BedOptions};
@@ -35,8 +35,7 @@ pub const LIMIT: Duration = Duration::from_mins(2);
 pub struct Rig {
     /// The cluster.
     pub bed: Bed,
-    /// The operator under test.
-    pub operator: Mutex<Operator>,
+    operator: Option<Mutex<Operator>>,
     /// Traefik as a person gets it, throttle 2 s, and one with 100 ms.
     pub gateways: [Gateway; 2],
     metrics_api: OnceCell<MetricsApi>,
@@ -46,12 +45,23 @@ pub struct Rig {
 impl Rig {
     /// Boots it all, with an operator whose Lease lasts that long.
     pub async fn boot(namespace: &Entered, lease: Duration) -> anyhow::Result<Arc<Self>> {
+        let mut rig = Self::boot_bare(namespace).await?;
+        operator::install(&rig.bed).await?;
+        rig.operator = Some(Mutex::new(Operator::start(&rig.bed, "operator", 8081, lease).await?));
+        Ok(Arc::new(rig))
+    }
+
+    /// Boots it all but the operator: nothing of Aether is installed.
+    pub async fn boot_bare(namespace: &Entered) -> anyhow::Result<Self> {
         let bed = Bed::boot(namespace, BedOptions::default()).await?;
         let quick = GatewayOptions { name: "traefik-quick".into(), port: 8001, metrics_port: 9001, throttle: Duration::from_millis(100) };
         let gateways = [Gateway::start(&bed, GatewayOptions::default()).await?, Gateway::start(&bed, quick).await?];
-        operator::install(&bed).await?;
-        let operator = Operator::start(&bed, "operator", 8081, lease).await?;
-        Ok(Arc::new(Self { bed, operator: Mutex::new(operator), gateways, metrics_api: OnceCell::new(), prometheus: OnceCell::new() }))
+        Ok(Self { bed, operator: None, gateways, metrics_api: OnceCell::new(), prometheus: OnceCell::new() })
+    }
+
+    /// The operator under test.
+    pub async fn operator(&self) -> anyhow::Result<MutexGuard<'_, Operator>> {
+        Ok(self.operator.as_ref().context("the rig was booted without an operator")?.lock().await)
     }
 
     /// What autoscalers read the CPU of pods from; it is there from the first call on.
@@ -76,8 +86,10 @@ impl Rig {
 
     /// The end of the operator's log, for errors.
     pub async fn operator_log(&self) -> String {
-        let operator = self.operator.lock().await;
-        format!("the operator said:\n{}", tail(operator.log()))
+        match self.operator().await {
+            Ok(operator) => format!("the operator said:\n{}", tail(operator.log())),
+            Err(none) => none.to_string(),
+        }
     }
 
     /// What the operator has written in a namespace, Events and Lease left out.

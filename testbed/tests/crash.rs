@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_mins(4);
 
 /// The operator dies and comes back.
 async fn crash(rig: &Arc<Rig>, away: Duration) -> anyhow::Result<()> {
-    let mut operator = rig.operator.lock().await;
+    let mut operator = rig.operator().await?;
     operator.crash().await?;
     tokio::time::sleep(away).await;
     *operator = Operator::start(&rig.bed, "operator", 8081, LEASE).await?;
@@ -81,10 +81,10 @@ async fn killed_in_every_state(rig: &Arc<Rig>) -> anyhow::Result<()> {
     back.order(json!({"routing": null, "outcome": "Rollback"})).await?;
     backwards.until_state("ROLLING_BACK", LIMIT).await?;
     // In PENDING nothing happens without an operator, so it dies before it has seen these two at all.
-    rig.operator.lock().await.crash().await?;
+    rig.operator().await?.crash().await?;
     let forwards = out.update(json!({})).await?;
     let by_pods = pods.update(json!({"progression": {"steps": ["1:3", "1:1", "1:0"]}})).await?;
-    *rig.operator.lock().await = Operator::start(&rig.bed, "operator", 8081, LEASE).await?;
+    *rig.operator().await? = Operator::start(&rig.bed, "operator", 8081, LEASE).await?;
     let killed = kill_everywhere(rig, [(&forwards, "COMPLETED"), (&backwards, "ROLLED_BACK"), (&by_pods, "COMPLETED")]).await?;
 
     let mut requests = 0;
@@ -129,7 +129,7 @@ async fn a_crash_while_nothing_was_to_be_done(rig: &Arc<Rig>) -> anyhow::Result<
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let before = [&over, &waiting].map(|shop| rig.writes(&shop.namespace).map(|w| w.len()));
-    let mut operator = rig.operator.lock().await;
+    let mut operator = rig.operator().await?;
     operator.crash().await?;
     pods.kubectl(&["delete", "pods", "-l", "aether.dev/serving", "--wait=false"]).await?;
     tokio::time::sleep(Duration::from_secs(12)).await;
@@ -161,7 +161,7 @@ async fn a_crash_while_nothing_was_to_be_done(rig: &Arc<Rig>) -> anyhow::Result<
 async fn a_leader_that_was_asleep_does_nothing(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let mut shop = Shop::open(rig, "asleep", json!({})).await?;
     let mut second = Operator::start(&rig.bed, "second-operator", 8082, LEASE).await?;
-    let first = rig.operator.lock().await;
+    let first = rig.operator().await?;
     shop.start_load()?;
     let watching = shop.update(json!({})).await?;
     let places = [("DEPLOYING", &*first), ("ROUTING 1:9", &second), ("ROUTING 1:1", &*first), ("COMPLETING", &second)];

@@ -83,10 +83,9 @@ capabilities:
   namespace: {{ .Release.Namespace }}
 {{- end -}}
 
-{{/* Whether the cluster has the policies. `helm template` knows the version better than the kinds. */}}
+{{/* Whether there are policies of a kind that Kubernetes has since a version. */}}
 {{- define "aether.hasPolicies" -}}
-{{- $has := .root.Capabilities.APIVersions.Has (printf "admissionregistration.k8s.io/v1/%s" .kind) -}}
-{{- if and .root.Values.admissionPolicies.enabled (not .root.Values.watchNamespace) $has (semverCompare .since .root.Capabilities.KubeVersion.Version) -}}true{{- end -}}
+{{- if and .root.Values.admissionPolicies.enabled (not .root.Values.watchNamespace) (semverCompare (printf ">=%s-0" .since) .root.Capabilities.KubeVersion.Version) -}}true{{- end -}}
 {{- end -}}
 
 {{/* A file of policies, in which the operator has the name of this release's account. */}}

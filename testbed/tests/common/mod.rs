@@ -2,26 +2,25 @@
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use testbed::binaries::Binaries;
-use testbed::namespace;
+use testbed::namespace::{self, Entered};
 use testbed::rig::Rig;
 use tokio::runtime::Runtime;
 
 /// What the tests run on.
 pub type Ground = (Arc<Runtime>, Arc<Rig>);
 
-/// `main` of a test binary.
-pub fn main(at_once: usize, lease: Duration, trials: fn(Option<&Ground>) -> Vec<Trial>) -> ExitCode {
+/// `main` of a test binary, which boots its rig so.
+pub fn main(at_once: usize, boot: impl AsyncFnOnce(&Entered) -> anyhow::Result<Arc<Rig>>, trials: fn(Option<&Ground>) -> Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Listing must be quick and must not print anything else.
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(None)).exit_code();
     }
     arguments.test_threads.get_or_insert(at_once);
-    match run(&arguments, lease, trials) {
+    match run(&arguments, boot, trials) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -30,11 +29,15 @@ pub fn main(at_once: usize, lease: Duration, trials: fn(Option<&Ground>) -> Vec<
     }
 }
 
-fn run(arguments: &Arguments, lease: Duration, trials: fn(Option<&Ground>) -> Vec<Trial>) -> anyhow::Result<ExitCode> {
+fn run(
+    arguments: &Arguments,
+    boot: impl AsyncFnOnce(&Entered) -> anyhow::Result<Arc<Rig>>,
+    trials: fn(Option<&Ground>) -> Vec<Trial>,
+) -> anyhow::Result<ExitCode> {
     Binaries::ensure()?;
     let namespace = namespace::enter("rolling-test")?;
     let runtime = Arc::new(Runtime::new()?);
-    let rig = runtime.block_on(Rig::boot(&namespace, lease))?;
+    let rig = runtime.block_on(boot(&namespace))?;
     let conclusion = libtest_mimic::run(arguments, trials(Some(&(runtime, rig))));
     for failure in FAILURES.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         eprintln!("{failure}");
@@ -50,12 +53,13 @@ pub fn is_long() -> bool {
     std::env::var_os("AETHER_LONG").is_some()
 }
 
-/// Turns async functions of the rig into a test binary; those after `long:` only run when asked for.
+/// Turns async functions of the rig into a test binary; those after `long:` only run when asked for. `on BOOT =>` in front
+/// names what boots another rig than one with an operator.
 #[macro_export]
 macro_rules! rig_tests {
-    ($($($test:ident)::+)* $(; long: $($($long:ident)::+)*)?) => {
+    (on $boot:path => $($($test:ident)::+)* $(; long: $($($long:ident)::+)*)?) => {
         fn main() -> std::process::ExitCode {
-            common::main(AT_ONCE, LEASE, |ground| {
+            common::main(AT_ONCE, $boot, |ground| {
                 let mut trials = vec![$(common::trial!(ground, $($test)::+)),*];
                 if common::is_long() {
                     trials.extend([$($(common::trial!(ground, $($long)::+)),*)?]);
@@ -63,6 +67,12 @@ macro_rules! rig_tests {
                 trials
             })
         }
+    };
+    ($($tests:tt)*) => {
+        async fn boot(namespace: &testbed::namespace::Entered) -> anyhow::Result<std::sync::Arc<testbed::rig::Rig>> {
+            testbed::rig::Rig::boot(namespace, LEASE).await
+        }
+        common::tests![on boot => $($tests)*];
     };
 }
 
