@@ -90,7 +90,7 @@ pub fn tally(log: impl BufRead) -> anyhow::Result<Tally> {
         if object.api_group == "rbac.authorization.k8s.io" && line.verb == "delete" {
             bindings_changed = Some(line.stage_timestamp);
         }
-        if !line.user.username.starts_with("system:serviceaccount:") || !line.user.username.ends_with(":aether-operator") {
+        if !line.user.username.starts_with("system:serviceaccount:") || !line.user.username.ends_with("aether-operator") {
             continue;
         }
         let slash = if object.subresource.is_empty() { "" } else { "/" };
