@@ -239,9 +239,9 @@ impl Root {
     pub fn mount(&mut self, mode: Mode, from: &Path, to: &str) -> anyhow::Result<()> {
         let from = fs::canonicalize(from).with_context(|| format!("there is no {}", from.display()))?;
         if from.is_dir() {
-            self.make(to)?
+            self.make(to)?;
         } else {
-            self.write(to, b"")?
+            self.write(to, b"")?;
         }
         self.mounts.push((mode, from, to.to_owned()));
         Ok(())

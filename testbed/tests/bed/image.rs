@@ -142,7 +142,7 @@ pub async fn the_operator_runs_in_it_alone_and_in_twos(bed: &Bed) -> anyhow::Res
     alone(bed).await?;
     let labels = json!({"app.kubernetes.io/name": "aether"});
     let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
-    let mut container = probed("metrics".into());
+    let mut container = probed(&"metrics".into());
     container["env"] = json!([
         {"name": "POD_NAMESPACE", "valueFrom": field("metadata.namespace")},
         {"name": "POD_NAME", "valueFrom": field("metadata.name")},
@@ -202,7 +202,7 @@ async fn alone(bed: &Bed) -> anyhow::Result<()> {
         NAMESPACE,
         "alone",
         &json!({"serviceAccountName": "aether-operator", "terminationGracePeriodSeconds": 2}),
-        &probed(8081.into()),
+        &probed(&8081.into()),
     ))
     .await?;
     bed.kubectl(&["-n", NAMESPACE, "wait", "pod/alone", "--for=condition=Ready", "--timeout=60s"]).await?;
@@ -273,7 +273,7 @@ fn processes_of(program: &str) -> anyhow::Result<Vec<u32>> {
 }
 
 /// A container with the probes of the operator's own manifests, which end soon for tests.
-fn probed(port: Value) -> Value {
+fn probed(port: &Value) -> Value {
     let probe = |path: &str| json!({"httpGet": {"path": path, "port": port}, "periodSeconds": 1});
     json!({"readinessProbe": probe("/readyz"), "livenessProbe": probe("/livez")})
 }
