@@ -72,7 +72,7 @@ pub fn is_ours(image: &str) -> bool {
 }
 
 /// The image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     /// Programs: from where, and where to.
     programs: Vec<(PathBuf, String)>,
@@ -97,7 +97,9 @@ impl Image {
         for (program, _) in &mut image.programs {
             let name = program.file_name().and_then(|name| name.to_str()).context("the Dockerfile copies something without a name")?;
             *program = match &folder {
-                Some(folder) => fs::canonicalize(folder.join(name)).with_context(|| format!("{BINARIES}: there is no {name} in it"))?,
+                Some(folder) => {
+                    fs::canonicalize(folder.join(name)).with_context(|| format!("{BINARIES}: no {name} in {}", folder.display()))?
+                }
                 None => built(name)?,
             };
         }
@@ -121,8 +123,7 @@ impl Image {
         let last = lines.rsplit(|(word, _)| *word == "FROM").next().unwrap_or_default();
         let base = lines.iter().rfind(|(word, _)| *word == "FROM").map(|(_, base)| *base);
         ensure!(base == Some(BASE), "the last stage of the Dockerfile is made from {base:?}; this only knows what {BASE} has");
-        let mut image =
-            Self { programs: Vec::new(), libraries: Vec::new(), user: 0, group: 0, entrypoint: Vec::new(), command: Vec::new() };
+        let mut image = Self::default();
         for (word, rest) in last {
             match *word {
                 "COPY" => {
@@ -238,9 +239,9 @@ impl Root {
     pub fn mount(&mut self, mode: Mode, from: &Path, to: &str) -> anyhow::Result<()> {
         let from = fs::canonicalize(from).with_context(|| format!("there is no {}", from.display()))?;
         if from.is_dir() {
-            self.make(to)?
+            self.make(to)?;
         } else {
-            self.write(to, b"")?
+            self.write(to, b"")?;
         }
         self.mounts.push((mode, from, to.to_owned()));
         Ok(())

@@ -4,27 +4,20 @@
 //! Only the first container of a pod is run. What a pod may ask for and this does not do is refused with its name, so that
 //! nobody takes for tested what was left out.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use chrono::Utc;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapProjection, Container as Spec, EnvVar, KeyToPath, Pod, PodSpec, Probe, Secret, SecretProjection, ServiceAccount,
-    Volume, VolumeProjection,
-};
+use k8s_openapi::api::core::v1::{Container as Spec, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Client;
-use kube::api::{Api, PostParams};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::Child;
@@ -32,18 +25,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::given::{self, Given};
 use super::logs::Log;
 use crate::image::{self, Image, Mode, Root};
 use crate::operator::answers;
-use crate::pki;
 
-/// Addresses that the operator listens at, with their ports where the pod does not say.
-const ADDRESSES: [(&str, u16); 2] = [("AETHER_ADMIN_ADDRESS", 8081), ("AETHER_API_ADDRESS", 8080)];
 /// Exit code of who was killed by a signal: this and the signal.
 const BY_SIGNAL: i32 = 128;
-
-/// What a pod's volume has: names of files and what is in them.
-type Files = BTreeMap<String, Vec<u8>>;
 
 /// A container that can be started, again and again.
 #[derive(Debug)]
@@ -79,9 +67,10 @@ impl Container {
         std::fs::create_dir_all(&dir)?;
         let folder = tempfile::Builder::new().prefix("container-").tempdir_in(dir)?;
         let mut root = image.lay_out(folder.path().join("root"))?;
-        let pod = Known::new(client, pod, ip)?;
+        let pod = Given::new(client, pod, ip)?;
+        root.write("/etc/hosts", format!("127.0.0.1 localhost\n{ip} {}\n", pod.name).as_bytes())?;
         let container = pod.spec.containers.first().context("a pod has a container")?;
-        refuse(&pod.spec, container)?;
+        given::refuse(&pod.spec, container)?;
         for mount in container.volume_mounts.iter().flatten() {
             ensure!(
                 mount.sub_path.is_none() && mount.sub_path_expr.is_none(),
@@ -108,7 +97,7 @@ impl Container {
             readiness,
             liveness,
             environment: pod.environment(container).await?,
-            program: program(container, &image)?,
+            program: given::program(container, &image)?,
             host: pod.name.clone(),
             user: (user, group),
             grace: seconds(pod.spec.termination_grace_period_seconds, 30),
@@ -276,207 +265,4 @@ fn asked(name: &str, probe: &Probe, container: &Spec, ip: Ipv4Addr) -> anyhow::R
 
 fn seconds(given: Option<i64>, default: u64) -> Duration {
     Duration::from_secs(given.and_then(|given| u64::try_from(given).ok()).unwrap_or(default))
-}
-
-/// A pod's command stands for the image's entry point and its arguments.
-fn program(container: &Spec, image: &Image) -> anyhow::Result<Vec<String>> {
-    let given = |list: &Option<Vec<String>>| list.clone().filter(|list| !list.is_empty());
-    let program = match (given(&container.command), given(&container.args)) {
-        (Some(command), args) => [command, args.unwrap_or_default()].concat(),
-        (None, Some(args)) => [image.entrypoint.clone(), args].concat(),
-        (None, None) => [image.entrypoint.clone(), image.command.clone()].concat(),
-    };
-    program.iter().try_for_each(|word| plain(word))?;
-    Ok(program)
-}
-
-/// Kubernetes would put variables in.
-fn plain(text: &str) -> anyhow::Result<()> {
-    ensure!(!text.contains("$("), "{text:?}: this pod server puts no variables in");
-    Ok(())
-}
-
-/// What a pod may ask for and does not get.
-fn refuse(spec: &PodSpec, container: &Spec) -> anyhow::Result<()> {
-    let init = spec.init_containers.as_ref().is_some_and(|list| !list.is_empty());
-    for (asked, what) in [
-        (init, "initContainers"),
-        (container.env_from.as_ref().is_some_and(|list| !list.is_empty()), "envFrom"),
-        (container.startup_probe.is_some(), "startupProbe"),
-        (container.lifecycle.is_some(), "lifecycle"),
-        (container.working_dir.is_some(), "workingDir"),
-    ] {
-        ensure!(!asked, "container {}: this pod server knows no {what} of pods that it really runs", container.name);
-    }
-    Ok(())
-}
-
-/// A pod, with all that is known when its container starts.
-struct Known<'a> {
-    client: &'a Client,
-    namespace: String,
-    name: String,
-    uid: String,
-    ip: Ipv4Addr,
-    spec: PodSpec,
-    /// All of it, to find fields in.
-    fields: Value,
-}
-
-impl<'a> Known<'a> {
-    fn new(client: &'a Client, pod: Pod, ip: Ipv4Addr) -> anyhow::Result<Self> {
-        let mut fields = serde_json::to_value(&pod)?;
-        let status = serde_json::json!({"podIP": ip, "podIPs": ip, "hostIP": Ipv4Addr::LOCALHOST, "hostIPs": Ipv4Addr::LOCALHOST});
-        fields.as_object_mut().context("a pod is an object")?.insert("status".into(), status);
-        let meta = pod.metadata;
-        Ok(Self {
-            client,
-            namespace: meta.namespace.context("a pod has a namespace")?,
-            name: meta.name.context("a pod has a name")?,
-            uid: meta.uid.context("a pod has a uid")?,
-            ip,
-            spec: pod.spec.context("a pod has a spec")?,
-            fields,
-        })
-    }
-
-    /// A field by its path; the names of labels and annotations are in `['']`.
-    fn field(&self, path: &str) -> anyhow::Result<String> {
-        let (path, key) =
-            path.strip_suffix("']").and_then(|path| path.split_once("['")).map_or((path, None), |(path, key)| (path, Some(key)));
-        let found = path.split('.').chain(key).try_fold(&self.fields, |value, name| value.get(name));
-        Ok(found.and_then(Value::as_str).with_context(|| format!("fieldRef: the pod has no text at {path}"))?.to_owned())
-    }
-
-    /// Exactly what the process finds in its environment.
-    async fn environment(&self, container: &Spec) -> anyhow::Result<Vec<(String, String)>> {
-        let server = pki::SERVER.trim_start_matches("https://");
-        let (host, port) = server.split_once(':').context("the API server has a port")?;
-        let mut environment: BTreeMap<String, String> =
-            [("KUBERNETES_SERVICE_HOST", host), ("KUBERNETES_SERVICE_PORT", port)].map(|(name, value)| (name.into(), value.into())).into();
-        for variable in container.env.iter().flatten() {
-            if let Some(value) = self.value(variable).await.with_context(|| format!("environment variable {}", variable.name))? {
-                environment.insert(variable.name.clone(), value);
-            }
-        }
-        for (name, port) in ADDRESSES {
-            let said = environment.get(name).map_or(Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))), |value| value.parse());
-            // All pods of the bed share one network: who listens at every address keeps all others from it. So each listens at
-            // its own address, where everybody looks for it anyway. What is no address (off) stays as it is.
-            if let Ok(said) = said
-                && said.ip().is_unspecified()
-            {
-                environment.insert(name.into(), SocketAddr::new(IpAddr::V4(self.ip), said.port()).to_string());
-            }
-        }
-        Ok(environment.into_iter().collect())
-    }
-
-    /// `None` where a reference is optional and leads nowhere.
-    async fn value(&self, variable: &EnvVar) -> anyhow::Result<Option<String>> {
-        let Some(from) = &variable.value_from else {
-            let value = variable.value.clone().unwrap_or_default();
-            plain(&value)?;
-            return Ok(Some(value));
-        };
-        let (files, key, optional) = if let Some(field) = &from.field_ref {
-            return self.field(&field.field_path).map(Some);
-        } else if let Some(secret) = &from.secret_key_ref {
-            (self.secret(&secret.name, secret.optional).await?, &secret.key, secret.optional)
-        } else if let Some(map) = &from.config_map_key_ref {
-            (self.config_map(&map.name, map.optional).await?, &map.key, map.optional)
-        } else {
-            bail!("this pod server knows fieldRef, secretKeyRef and configMapKeyRef only");
-        };
-        match files.get(key) {
-            Some(content) => Ok(Some(String::from_utf8(content.clone()).ok().with_context(|| format!("key {key:?} is no text"))?)),
-            None if optional == Some(true) => Ok(None),
-            None => bail!("there is no key {key:?}"),
-        }
-    }
-
-    async fn secret(&self, name: &str, optional: Option<bool>) -> anyhow::Result<Files> {
-        let found = Api::<Secret>::namespaced(self.client.clone(), &self.namespace).get_opt(name).await?;
-        ensure!(found.is_some() || optional == Some(true), "secret {name:?} not found");
-        Ok(found.and_then(|secret| secret.data).unwrap_or_default().into_iter().map(|(key, content)| (key, content.0)).collect())
-    }
-
-    async fn config_map(&self, name: &str, optional: Option<bool>) -> anyhow::Result<Files> {
-        let found = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace).get_opt(name).await?;
-        ensure!(found.is_some() || optional == Some(true), "configmap {name:?} not found");
-        Ok(found.and_then(|map| map.data).unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes())).collect())
-    }
-
-    /// What is in a volume. The ServiceAccount's token is in one that the API server adds.
-    async fn files(&self, volume: &Volume) -> anyhow::Result<Files> {
-        let sources = if let Some(projected) = &volume.projected {
-            projected.sources.clone().unwrap_or_default()
-        } else if let Some(secret) = &volume.secret {
-            let name = secret.secret_name.clone().unwrap_or_default();
-            let secret = SecretProjection { name, items: secret.items.clone(), optional: secret.optional };
-            vec![VolumeProjection { secret: Some(secret), ..VolumeProjection::default() }]
-        } else if let Some(map) = &volume.config_map {
-            let map = ConfigMapProjection { name: map.name.clone(), items: map.items.clone(), optional: map.optional };
-            vec![VolumeProjection { config_map: Some(map), ..VolumeProjection::default() }]
-        } else if volume.empty_dir.is_some() {
-            Vec::new()
-        } else {
-            bail!("volume {}: this pod server knows emptyDir, secret, configMap and projected only", volume.name);
-        };
-        let mut files = Files::new();
-        for source in sources {
-            files.extend(self.project(&source).await.with_context(|| format!("volume {}", volume.name))?);
-        }
-        Ok(files)
-    }
-
-    async fn project(&self, source: &VolumeProjection) -> anyhow::Result<Files> {
-        if let Some(token) = &source.service_account_token {
-            let content = self.token(token.audience.as_ref(), token.expiration_seconds).await?;
-            return Ok([(token.path.clone(), content.into_bytes())].into());
-        }
-        if let Some(secret) = &source.secret {
-            return chosen(self.secret(&secret.name, secret.optional).await?, secret.items.as_ref(), secret.optional);
-        }
-        if let Some(map) = &source.config_map {
-            return chosen(self.config_map(&map.name, map.optional).await?, map.items.as_ref(), map.optional);
-        }
-        let Some(downward) = &source.downward_api else { bail!("this pod server does not know one of its sources") };
-        let file = |path: &str, field: Option<&str>| -> anyhow::Result<_> {
-            Ok((path.to_owned(), self.field(field.context("this pod server knows fieldRef only")?)?.into_bytes()))
-        };
-        let items = downward.items.iter().flatten();
-        items.map(|item| file(&item.path, item.field_ref.as_ref().map(|field| field.field_path.as_str()))).collect()
-    }
-
-    /// A token of the pod's ServiceAccount that ends with the pod. The API server makes one that is asked for in this way last
-    /// for a year, which spares fetching another.
-    async fn token(&self, audience: Option<&String>, expiration_seconds: Option<i64>) -> anyhow::Result<String> {
-        let bound = BoundObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Pod".into()),
-            name: Some(self.name.clone()),
-            uid: Some(self.uid.clone()),
-        };
-        let audiences = audience.into_iter().cloned().collect();
-        let spec = TokenRequestSpec { audiences, bound_object_ref: Some(bound), expiration_seconds };
-        let account = self.spec.service_account_name.as_deref().unwrap_or("default");
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
-        let request = TokenRequest { spec, ..TokenRequest::default() };
-        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await?;
-        Ok(answer.status.context("the API server issued no token")?.token)
-    }
-}
-
-/// The keys that are asked for, by the names they are to have; all if none is.
-fn chosen(files: Files, items: Option<&Vec<KeyToPath>>, optional: Option<bool>) -> anyhow::Result<Files> {
-    let Some(items) = items.filter(|items| !items.is_empty()) else { return Ok(files) };
-    let mut chosen = Files::new();
-    for item in items {
-        match files.get(&item.key) {
-            Some(content) => drop(chosen.insert(item.path.clone(), content.clone())),
-            None => ensure!(optional == Some(true), "there is no key {:?}", item.key),
-        }
-    }
-    Ok(chosen)
 }

@@ -156,9 +156,8 @@ impl Life {
     pub fn ended(&mut self, wish: &Wish, code: u8, now: Time) {
         let exit = |started| Exit { code, started, finished: now };
         match self.state {
-            State::Draining { since } => self.enter(State::Ended(exit(since))),
             State::Running { since } if wish.restarts(code) => self.enter(State::Exited(exit(since))),
-            State::Running { since } => self.enter(State::Ended(exit(since))),
+            State::Running { since } | State::Draining { since } => self.enter(State::Ended(exit(since))),
             _ => {}
         }
     }

@@ -38,6 +38,7 @@ pub mod behaviour;
 mod addresses;
 mod app;
 mod container;
+mod given;
 mod life;
 mod logs;
 mod metrics;

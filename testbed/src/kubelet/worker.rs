@@ -61,7 +61,7 @@ fn now() -> DateTime<Utc> {
 /// What runs.
 enum Application {
     Played(App),
-    Real(Run),
+    Real(Box<Run>),
 }
 
 struct Worker {
@@ -252,7 +252,7 @@ impl Worker {
                     None => self.close().await,
                 }
                 if let Some(container) = &self.container {
-                    self.app = Some((run, Application::Real(container.start(&self.log)?)));
+                    self.app = Some((run, Application::Real(Box::new(container.start(&self.log)?))));
                     return Ok(());
                 }
                 let default = [self.node.options.port];

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use testbed::bed::Bed;
 use testbed::image::Image;
 use testbed::operator;
+use testbed::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::page;
@@ -111,19 +112,28 @@ pub async fn a_pod_that_cannot_be_made_says_why(bed: &Bed) -> anyhow::Result<()>
     let spec = json!({"restartPolicy": "Never", "volumes": [{"name": "files", "secret": {"secretName": "later"}}]});
     let files = json!([{"name": "files", "mountPath": "/etc/files"}]);
     bed.apply(pod("asking", "early", &spec, &json!({"command": ["/aether", "--version"], "env": [secret], "volumeMounts": files}))).await?;
-    bed.apply(pod("asking", "odd", &spec, &json!({"livenessProbe": {"tcpSocket": {"port": 1}}}))).await?;
-    for (name, why) in [("early", "secret \"later\" not found"), ("odd", "only knows httpGet")] {
-        let waiting = "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=CreateContainerConfigError";
-        bed.kubectl(&["-n", "asking", "wait", &format!("pod/{name}"), waiting, "--timeout=60s"]).await?;
+    let mut missing = pod("asking", "missing", &json!({}), &json!({}));
+    missing["metadata"]["annotations"] = json!({"testbed.aether.dev/image-pull-error": "true"});
+    bed.apply(missing).await?;
+    bed.apply(pod("asking", "odd", &json!({}), &json!({"livenessProbe": {"tcpSocket": {"port": 1}}}))).await?;
+    for (name, reason, why) in [
+        ("early", "CreateContainerConfigError", "secret \"later\" not found"),
+        ("odd", "CreateContainerConfigError", "livenessProbe: this pod server only knows httpGet"),
+        ("missing", "ImagePullBackOff", "registry.example/aether-operator:x"),
+    ] {
+        let waiting = format!("--for=jsonpath={{.status.containerStatuses[0].state.waiting.reason}}={reason}");
+        bed.kubectl(&["-n", "asking", "wait", &format!("pod/{name}"), &waiting, "--timeout=60s"]).await?;
+        let message = "jsonpath={.status.containerStatuses[0].state.waiting.message}";
+        let message = bed.kubectl(&["-n", "asking", "get", "pod", name, "-o", message]).await?;
+        assert!(message.contains(why), "{message}");
         if name == "early" {
-            let message = "jsonpath={.status.containerStatuses[0].state.waiting.message}";
-            let message = bed.kubectl(&["-n", "asking", "get", "pod", name, "-o", message]).await?;
-            assert!(message.contains(why), "{message}");
+            // What it asks for may come later.
             bed.kubectl(&["-n", "asking", "create", "secret", "generic", "later", "--from-literal=word=x"]).await?;
             let succeeded = "--for=jsonpath={.status.phase}=Succeeded";
             bed.kubectl(&["-n", "asking", "wait", "pod/early", succeeded, "--timeout=60s"]).await?;
         }
     }
+    bed.kubectl(&["-n", "asking", "delete", "pod", "--all", "--timeout=60s"]).await?;
     Ok(())
 }
 
@@ -132,7 +142,7 @@ pub async fn the_operator_runs_in_it_alone_and_in_twos(bed: &Bed) -> anyhow::Res
     alone(bed).await?;
     let labels = json!({"app.kubernetes.io/name": "aether"});
     let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
-    let mut container = probed("metrics".into());
+    let mut container = probed(&"metrics".into());
     container["env"] = json!([
         {"name": "POD_NAMESPACE", "valueFrom": field("metadata.namespace")},
         {"name": "POD_NAME", "valueFrom": field("metadata.name")},
@@ -140,8 +150,16 @@ pub async fn the_operator_runs_in_it_alone_and_in_twos(bed: &Bed) -> anyhow::Res
         {"name": "AETHER_LOG_FORMAT", "value": "json"},
     ]);
     container["ports"] = json!([{"name": "metrics", "containerPort": 9081}]);
-    container["args"] = json!(["run", "--lease-seconds", "5"]);
-    let template = pod(NAMESPACE, "unnamed", &json!({"serviceAccountName": "aether-operator"}), &container);
+    container["args"] = json!(["run", "--lease-seconds=5", "--api-tls-certificate=/etc/tls/tls.crt", "--api-tls-key=/etc/tls/tls.key"]);
+    container["volumeMounts"] = json!([{"name": "tls", "mountPath": "/etc/tls"}, {"name": "scratch", "mountPath": "/tmp"}]);
+    let (certificate, key) = bed.pki().server(&["aether-operator.aether-system.svc"])?;
+    bed.apply(json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tls", "namespace": NAMESPACE}, "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": certificate.pem(), "tls.key": key.serialize_pem()},
+    }))
+    .await?;
+    let volumes = json!([{"name": "tls", "secret": {"secretName": "tls"}}, {"name": "scratch", "emptyDir": {}}]);
+    let template = pod(NAMESPACE, "unnamed", &json!({"serviceAccountName": "aether-operator", "volumes": volumes}), &container);
     bed.apply(json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": "aether-operator", "namespace": NAMESPACE},
@@ -154,6 +172,12 @@ pub async fn the_operator_runs_in_it_alone_and_in_twos(bed: &Bed) -> anyhow::Res
     let deployment = "deployment/aether-operator";
     bed.kubectl(&["-n", NAMESPACE, "rollout", "status", deployment, "--timeout=90s"]).await?;
     let before = one_leads(bed).await?;
+    for process in processes_of("/aether-operator")? {
+        let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
+        let option = |place: &str| mounts.lines().find(|line| line.contains(&format!(" {place} "))).and_then(|line| line.split(' ').nth(5));
+        assert!(option("/tmp").is_some_and(|options| options.starts_with("rw")), "{mounts}");
+        assert!(option("/etc/tls").is_some_and(|options| options.starts_with("ro")), "{mounts}");
+    }
     let log = bed.kubectl(&["-n", NAMESPACE, "logs", &before]).await?;
     for line in log.lines() {
         let line: Value = serde_json::from_str(line)?;
@@ -174,7 +198,13 @@ pub async fn the_operator_runs_in_it_alone_and_in_twos(bed: &Bed) -> anyhow::Res
 
 /// With nothing but what every pod gets.
 async fn alone(bed: &Bed) -> anyhow::Result<()> {
-    bed.apply(pod(NAMESPACE, "alone", &json!({"serviceAccountName": "aether-operator"}), &probed(8081.into()))).await?;
+    bed.apply(pod(
+        NAMESPACE,
+        "alone",
+        &json!({"serviceAccountName": "aether-operator", "terminationGracePeriodSeconds": 2}),
+        &probed(&8081.into()),
+    ))
+    .await?;
     bed.kubectl(&["-n", NAMESPACE, "wait", "pod/alone", "--for=condition=Ready", "--timeout=60s"]).await?;
     let processes = processes_of("/aether-operator")?;
     let [process] = processes.as_slice() else { anyhow::bail!("processes {processes:?}") };
@@ -189,8 +219,19 @@ async fn alone(bed: &Bed) -> anyhow::Result<()> {
         let free = ["/dev/null", "/dev/urandom", "/proc"].contains(&place);
         assert!(free || options.split(',').any(|option| option == "ro"), "{mount}");
     }
-    let status = read("status")?;
+    let (status, users) = (read("status")?, read("uid_map")?);
     assert!(status.contains("CapEff:\t0000000000000000\n"), "{status}");
+    // In a user namespace of its own, or where all users are to be had, plainly.
+    assert!(users.trim_start().starts_with("65532 ") || status.contains("Uid:\t65532\t"), "{users}{status}");
+
+    // A process that answers no more is killed and started again.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(*process)?), Signal::SIGSTOP)?;
+    let restarted = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1";
+    bed.kubectl(&["-n", NAMESPACE, "wait", "pod/alone", restarted, "--timeout=60s"]).await?;
+    let code = "jsonpath={.status.containerStatuses[0].lastState.terminated.exitCode}";
+    assert_eq!(bed.kubectl(&["-n", NAMESPACE, "get", "pod", "alone", "-o", code]).await?, "137");
+    bed.kubectl(&["-n", NAMESPACE, "wait", "pod/alone", "--for=condition=Ready", "--timeout=60s"]).await?;
+    assert!(!processes_of("/aether-operator")?.contains(process));
     bed.kubectl(&["-n", NAMESPACE, "delete", "pod", "alone", "--timeout=60s"]).await?;
     assert_eq!(processes_of("/aether-operator")?, Vec::<u32>::new());
     Ok(())
@@ -232,7 +273,7 @@ fn processes_of(program: &str) -> anyhow::Result<Vec<u32>> {
 }
 
 /// A container with the probes of the operator's own manifests, which end soon for tests.
-fn probed(port: Value) -> Value {
+fn probed(port: &Value) -> Value {
     let probe = |path: &str| json!({"httpGet": {"path": path, "port": port}, "periodSeconds": 1});
     json!({"readinessProbe": probe("/readyz"), "livenessProbe": probe("/livez")})
 }
