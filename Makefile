@@ -48,7 +48,7 @@ bench: build ## Measure rollback latency, and what 1,000 finished updates cost, 
 
 # Always the whole workspace: another selection is other features of the libraries, and a build of its own.
 TEST := cargo test --workspace
-PURE := --lib --bins --test decisions --test generated --test measurer --test model --test pool_model
+PURE := --lib --bins --test decisions --test generated --test measurer --test model --test pool_model --test release
 
 .PHONY: test
 test: prerequisites ## Run every test: pure, model, and on a real cluster
@@ -89,6 +89,18 @@ lint: prerequisites ## Format check and clippy
 .PHONY: generate
 generate: ## Write the generated files anew (crds/, deploy/, openapi.json, docs/states.md, docs/cli.md)
 	UPDATE=1 $(TEST) --test generated
+
+# The helm that `make controlplane` built, and what writes the bill of materials.
+HELM ?= $(lastword $(sort $(wildcard $(CACHE)/helm-*/helm)))
+CYCLONEDX ?= $(CACHE)/cargo-cyclonedx-0.5.9/bin/cargo-cyclonedx
+
+$(CACHE)/cargo-cyclonedx-%/bin/cargo-cyclonedx:
+	env -u CARGO_TARGET_DIR cargo install cargo-cyclonedx --version $* --locked --root $(CACHE)/cargo-cyclonedx-$*
+
+.PHONY: release
+release: prerequisites $(CYCLONEDX) ## Make what a release is made of, and check it: programs, chart, SBOM, checksums (dist/)
+	HELM='$(HELM)' CYCLONEDX='$(CYCLONEDX)' release/build
+	release/check
 
 .PHONY: operator
 operator: build ## Run the operator against the cluster of your KUBECONFIG
