@@ -63,7 +63,10 @@ fn the_changelog_has_this_version_on_top() {
 #[test]
 fn the_chart_says_what_it_is_and_the_oldest_cluster() {
     let chart = yaml("charts/aether-operator/Chart.yaml");
-    assert_eq!((chart["apiVersion"].as_str(), chart["name"].as_str(), chart["type"].as_str()), (Some("v2"), Some("aether-operator"), Some("application")));
+    assert_eq!(
+        (chart["apiVersion"].as_str(), chart["name"].as_str(), chart["type"].as_str()),
+        (Some("v2"), Some("aether-operator"), Some("application"))
+    );
     assert!(chart["description"].as_str().is_some_and(|said| !said.is_empty()));
     let versioning = text("docs/versioning.md");
     let oldest = found(r"\| Kubernetes \| (\d+\.\d+) \|", &versioning)[0];
@@ -75,7 +78,9 @@ fn the_chart_says_what_it_is_and_the_oldest_cluster() {
 fn the_licence_is_the_one_that_is_declared() {
     assert_eq!(env!("CARGO_PKG_LICENSE"), "Apache-2.0");
     let licence = text("LICENSE");
-    for part in ["Apache License", "Version 2.0, January 2004", "9. Accepting Warranty or Additional Liability.", "END OF TERMS AND CONDITIONS"] {
+    for part in
+        ["Apache License", "Version 2.0, January 2004", "9. Accepting Warranty or Additional Liability.", "END OF TERMS AND CONDITIONS"]
+    {
         assert!(licence.contains(part), "LICENSE lacks: {part}");
     }
 }
