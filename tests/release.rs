@@ -155,3 +155,15 @@ fn every_test_program_is_in_the_makefile() {
         }
     }
 }
+
+#[test]
+fn every_go_module_is_kept_up_to_date() {
+    let listed = yaml(".github/dependabot.yml").to_string();
+    let testbed = path("testbed");
+    for folder in [testbed.clone(), testbed.join("strangers")] {
+        for module in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.join("go.mod").exists()) {
+            let name = format!("/testbed/{}", module.strip_prefix(&testbed).unwrap().display());
+            assert!(listed.contains(&format!("\"{name}\"")), ".github/dependabot.yml does not have {name}");
+        }
+    }
+}
