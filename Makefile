@@ -48,7 +48,7 @@ bench: build ## Measure rollback latency, and what 1,000 finished updates cost, 
 
 # Always the whole workspace: another selection is other features of the libraries, and a build of its own.
 TEST := cargo test --workspace
-PURE := --lib --bins --test decisions --test generated --test measurer --test model --test pool_model
+PURE := --lib --bins --test decisions --test generated --test measurer --test model --test pool_model --test release
 
 # What every bed's API server was asked for by operators; the rights must be just that.
 export AETHER_REQUESTS ?= $(CARGO_TARGET_DIR)/requests
@@ -98,6 +98,18 @@ lint: prerequisites ## Format check and clippy
 generate: build ## Write the generated files anew (crds/, charts/*/files/, deploy/, openapi.json, some of docs/)
 	UPDATE=1 $(TEST) --test generated
 	$(BIN)/testbed render
+
+# The helm that `make controlplane` built, and what writes the bill of materials.
+HELM ?= $(lastword $(sort $(wildcard $(CACHE)/helm-*/helm)))
+CYCLONEDX ?= $(CACHE)/cargo-cyclonedx-0.5.9/bin/cargo-cyclonedx
+
+$(CACHE)/cargo-cyclonedx-%/bin/cargo-cyclonedx:
+	env -u CARGO_TARGET_DIR cargo install cargo-cyclonedx --version $* --locked --root $(CACHE)/cargo-cyclonedx-$*
+
+.PHONY: release
+release: prerequisites $(CYCLONEDX) ## Make what a release is made of, and check it: programs, chart, SBOM, checksums (dist/)
+	HELM='$(HELM)' CYCLONEDX='$(CYCLONEDX)' release/build
+	release/check
 
 .PHONY: operator
 operator: build ## Run the operator against the cluster of your KUBECONFIG
