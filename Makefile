@@ -87,7 +87,7 @@ lint: prerequisites ## Format check and clippy
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: generate
-generate: ## Write the generated files anew (crds/, deploy/, openapi.json, docs/states.md, docs/cli.md)
+generate: ## Write the generated files anew (crds/, deploy/, openapi.json, docs/states.md, docs/cli.md, docs/api.md)
 	UPDATE=1 $(TEST) --test generated
 
 .PHONY: operator

@@ -1,6 +1,7 @@
 //! Generated files are what the code says; `UPDATE=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod api_reference;
 mod small_world;
 mod state_table;
 
@@ -48,6 +49,11 @@ fn orders() {
     check("deploy/orders-policy.yaml", &install::to_yaml(&install::orders_policy(install::NAMESPACE)).unwrap());
     check("deploy/ordered-by-policy.yaml", &install::to_yaml(&install::ordered_by_policy(install::NAMESPACE)).unwrap());
     check("deploy/roles.yaml", &install::to_yaml(&install::roles()).unwrap());
+}
+
+#[test]
+fn every_field() {
+    check("docs/api.md", &api_reference::page());
 }
 
 #[test]
