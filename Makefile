@@ -66,7 +66,7 @@ with-faults:
 at-gates:
 	$(TEST) --test gates --test health
 with-people:
-	$(TEST) --test orders --test people
+	$(TEST) --test orders --test people --test docs
 
 .PHONY: test-pools
 test-pools: prerequisites ## Test pools on a real cluster, in a fake cloud with real proxies, and their matrix of faults (AETHER_LONG=1: all of it)
