@@ -1,6 +1,7 @@
 //! Generated files are what the code says; `UPDATE=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod api_reference;
 mod small_world;
 mod state_table;
 
@@ -55,6 +56,11 @@ fn policies() {
 #[test]
 fn openapi() {
     check("openapi.json", &rest::openapi::text());
+}
+
+#[test]
+fn every_field() {
+    check("docs/api.md", &api_reference::page());
 }
 
 #[test]

@@ -95,6 +95,15 @@ impl Binaries {
     }
 }
 
+impl Binaries {
+    /// helm, where it is in the cache.
+    pub fn helm(&self) -> Option<PathBuf> {
+        let folders = fs::read_dir(cache_dir().ok()?).ok()?.flatten();
+        let found = folders.filter(|folder| folder.file_name().to_string_lossy().starts_with("helm-")).map(|folder| folder.path().join("helm"));
+        found.into_iter().find(|helm| helm.is_file())
+    }
+}
+
 const HALF_DONE: &str = ".half-done-";
 
 /// One folder of the cache: its name, which changes with its content, and how to fill it (work folder, result folder).

@@ -1,5 +1,6 @@
 //! Traefik as the Gateway API data plane: outside the cluster's pods, inside its network.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +23,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub struct GatewayOptions {
     /// Name of the `GatewayClass`, and of everything else that belongs to this gateway.
     pub name: String,
-    /// Port for requests on 127.0.0.1. A Gateway's listener must ask for the same port.
+    /// Where it listens for requests, and what Gateways report in their status.
+    pub address: Ipv4Addr,
+    /// Port for requests. A Gateway's listener must ask for the same port.
     pub port: u16,
     /// Port for Prometheus metrics on 127.0.0.1, at `/metrics`.
     pub metrics_port: u16,
@@ -33,7 +36,7 @@ pub struct GatewayOptions {
 impl Default for GatewayOptions {
     /// As a person gets it: Traefik's own throttle of 2 s.
     fn default() -> Self {
-        Self { name: "traefik".to_owned(), port: 8000, metrics_port: 9000, throttle: Duration::from_secs(2) }
+        Self { name: "traefik".to_owned(), address: Ipv4Addr::LOCALHOST, port: 8000, metrics_port: 9000, throttle: Duration::from_secs(2) }
     }
 }
 
@@ -53,8 +56,8 @@ impl Gateway {
         let token = bed.dir().join(format!("{name}.token"));
         std::fs::write(&token, bed.service_account_token(NAMESPACE, &name).await?)?;
         let mut process = Process::spawn(bed.dir(), &name, traefik(bed, &options, &token))?;
-        for port in [options.port, options.metrics_port] {
-            let answers = async || TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        for listener in [(options.address, options.port), (Ipv4Addr::LOCALHOST, options.metrics_port)] {
+            let answers = async || TcpStream::connect(listener).await.is_ok();
             process.wait_until(PATIENCE, answers).await?;
         }
         let class = format!("gatewayclass/{name}");
@@ -66,9 +69,9 @@ impl Gateway {
         Ok(Self { options, process })
     }
 
-    /// Where requests go: `http://127.0.0.1:<port>`.
+    /// Where requests go: `http://<address>:<port>`.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.options.port)
+        format!("http://{}:{}", self.options.address, self.options.port)
     }
 
     /// Traefik's metrics page.
@@ -152,7 +155,7 @@ async fn install(bed: &Bed, name: &str) -> anyhow::Result<()> {
 }
 
 fn traefik(bed: &Bed, options: &GatewayOptions, token: &Path) -> Command {
-    let GatewayOptions { name, port, metrics_port, throttle } = options;
+    let GatewayOptions { name, address, port, metrics_port, throttle } = options;
     let mut command = Command::new(&bed.binaries().traefik);
     command.args([
         "--log.level=INFO",
@@ -160,15 +163,14 @@ fn traefik(bed: &Bed, options: &GatewayOptions, token: &Path) -> Command {
         "--global.checknewversion=false",
         "--global.sendanonymoususage=false",
         "--providers.kubernetesgateway.endpoint=https://127.0.0.1:6443",
-        // The address that Gateways report in their status.
-        "--providers.kubernetesgateway.statusaddress.ip=127.0.0.1",
         "--metrics.prometheus.entrypoint=metrics",
         "--metrics.prometheus.addserviceslabels=true",
         "--metrics.prometheus.addrouterslabels=true",
         // Traefik's own buckets begin at 100 ms, which says nothing about pods that answer in one.
         "--metrics.prometheus.buckets=0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10",
     ]);
-    command.arg(format!("--entrypoints.web.address=127.0.0.1:{port}"));
+    command.arg(format!("--providers.kubernetesgateway.statusaddress.ip={address}"));
+    command.arg(format!("--entrypoints.web.address={address}:{port}"));
     command.arg(format!("--entrypoints.metrics.address=127.0.0.1:{metrics_port}"));
     command.arg(format!("--providers.providersthrottleduration={}ms", throttle.as_millis()));
     command.arg(format!("--providers.kubernetesgateway.labelselector={CLASS_LABEL}={name}"));

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use testbed::pool_bed::PoolBed;
 use testbed::process::Process;
-use testbed::{operator, rig};
+use testbed::{operator, rig, shell};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -169,43 +169,13 @@ pub async fn account(pools: &PoolBed, namespace: &str, name: &str, role: &str) -
     bed.service_account_token(namespace, name).await
 }
 
-/// Runs a line of shell with that kubeconfig. curl tells of an error by its exit code, as its own option has it.
+/// Runs a line of shell with that kubeconfig.
 pub async fn run(pools: &PoolBed, kubeconfig: &Path, namespace: &str, line: &str) -> anyhow::Result<Said> {
-    let home = home(pools)?;
-    let bin = home.join("bin");
-    let path = std::env::var("PATH").unwrap_or_default();
-    let child = Command::new("bash")
-        .args(["-c", line])
-        .env("PATH", format!("{}:{path}", bin.display()))
-        .env("HOME", &home)
-        .env("CURL_HOME", &home)
-        .env("KUBECONFIG", kubeconfig)
-        .env("NAMESPACE", namespace)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
+    let mut bash = shell::bash(&pools.bed, kubeconfig, namespace)?;
+    let child = bash.args(["-c", line]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let output = timeout(LIMIT, child.wait_with_output()).await.with_context(|| format!("{line} does not end"))??;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ok(Said { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) })
-}
-
-/// A home with the programs in it, made once.
-fn home(pools: &PoolBed) -> anyhow::Result<PathBuf> {
-    let home = pools.bed.dir().join("home");
-    let bin = home.join("bin");
-    if !home.join(".curlrc").exists() {
-        std::fs::create_dir_all(&bin)?;
-        let aether = operator::built("aether")?;
-        let kubectl = pools.bed.binaries().kubectl.clone();
-        for (name, program) in [("aether", aether.clone()), ("kubectl-aether", aether), ("kubectl", kubectl)] {
-            // Made at the same time by another test, it is the same.
-            let _ = std::os::unix::fs::symlink(program, bin.join(name));
-        }
-        std::fs::write(home.join(".curlrc"), "silent\nshow-error\nfail-with-body\n")?;
-    }
-    Ok(home)
 }
 
 /// An answer over HTTP.
