@@ -1,6 +1,7 @@
 //! Generated files are what the code says; `UPDATE=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod gitops_files;
 mod small_world;
 mod state_table;
 
@@ -53,6 +54,13 @@ fn orders() {
 #[test]
 fn states() {
     check("docs/states.md", &state_table::page());
+}
+
+#[test]
+fn gitops() {
+    check("gitops/argocd/argocd-cm.yaml", &gitops_files::argocd_cm());
+    check("testbed/gitops/statuses/rollingupdates.json", &gitops_files::rolling_updates());
+    check("testbed/gitops/statuses/proxypools.json", &gitops_files::proxy_pools());
 }
 
 #[test]
