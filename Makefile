@@ -55,10 +55,10 @@ test: prerequisites ## Run every test: pure, model, and on a real cluster
 	$(TEST) --no-run
 	$(TEST) $(PURE) --test bed --test clouds --test bootstrap
 	$(TEST) --doc
-	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates with-people
+	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates with-people with-gitops
 
 # Each has clusters of its own, in network namespaces of their own. Mostly they wait, so three are no more than two cores can do.
-.PHONY: under-load with-faults at-gates with-people
+.PHONY: under-load with-faults at-gates with-people with-gitops
 under-load:
 	$(TEST) --test rolling
 with-faults:
@@ -67,6 +67,8 @@ at-gates:
 	$(TEST) --test gates --test health
 with-people:
 	$(TEST) --test orders --test people
+with-gitops:
+	$(TEST) --test gitops
 
 .PHONY: test-pools
 test-pools: prerequisites ## Test pools on a real cluster, in a fake cloud with real proxies, and their matrix of faults (AETHER_LONG=1: all of it)
