@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod api_reference;
+mod gitops_files;
 mod small_world;
 mod state_table;
 
@@ -66,6 +67,13 @@ fn every_field() {
 #[test]
 fn states() {
     check("docs/states.md", &state_table::page());
+}
+
+#[test]
+fn gitops() {
+    check("gitops/argocd/argocd-cm.yaml", &gitops_files::argocd_cm());
+    check("testbed/gitops/statuses/rollingupdates.json", &gitops_files::rolling_updates());
+    check("testbed/gitops/statuses/proxypools.json", &gitops_files::proxy_pools());
 }
 
 #[test]

@@ -244,7 +244,7 @@ pub fn order(update: &RollingUpdate, order: &Order) -> Result<Option<Value>, Ref
         Order::Pause => json!({"paused": true}),
         Order::Resume => json!({"paused": null}),
         Order::Complete => {
-            let all_new = ratio_of(update).is_some_and(Ratio::is_all_new) && is_confirmed(update);
+            let all_new = in_force(&shown).is_all_new() && is_confirmed(update);
             if shown.state != State::Completing && !all_new {
                 return no(format!(
                     "completing needs all traffic on the new version and routing is {}; set routing 1:0 first",
@@ -285,7 +285,7 @@ fn approval(update: &RollingUpdate, shown: &Update, named: Option<Ratio>) -> Res
     if !wish.manual_approval && breached.is_none() {
         return Err(nothing("it goes on by itself (requireManualApproval is false, and no limit is breached)"));
     }
-    let current = ratio_of(update).unwrap_or(Ratio::ALL_OLD);
+    let current = in_force(shown);
     let next = wish.steps.iter().find(|s| s.ratio.exceeds(current)).map(|s| s.text.clone());
     let wanted = named.map(|r| r.to_string()).or(next).ok_or_else(|| nothing("all traffic is on the new version; complete it"))?;
     let approved = wish.orders.approved.as_ref().map(|a| a.ratio);
@@ -297,6 +297,11 @@ fn approval(update: &RollingUpdate, shown: &Update, named: Option<Ratio>) -> Res
         None if is_new => Ok(wanted),
         None => Err(nothing("that step is approved already")),
     }
+}
+
+/// Not what the release before ended with.
+fn in_force(shown: &Update) -> Ratio {
+    shown.routing.parse().unwrap_or(Ratio::ALL_OLD)
 }
 
 fn ratio_of(update: &RollingUpdate) -> Option<Ratio> {

@@ -34,6 +34,7 @@ pub mod demo_pool;
 pub mod fake_cloud;
 pub mod fake_gateway;
 pub mod gateway;
+pub mod gitops;
 pub mod image;
 pub mod kubelet;
 pub mod load;

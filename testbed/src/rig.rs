@@ -192,6 +192,11 @@ impl Shop {
         Ok(())
     }
 
+    /// What the user applied at the start.
+    pub fn manifests(&self) -> &Value {
+        &self.manifests
+    }
+
     /// An object as JSON.
     pub async fn get(&self, what: &str) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.kubectl(&["get", what, "-o", "json"]).await?)?)

@@ -257,7 +257,7 @@ impl Seen {
         index
     }
 
-    fn update(&self) -> Value {
+    pub fn update(&self) -> Value {
         let mut spec = json!({
             "artifactBase": "shop.example:web", "version": "2.0.0", "metrics": {"none": {}}, "cleanupPolicy": "IMMEDIATE",
             "traffic": {"settle": "10s", "drain": "30s"}, "progression": {"interval": "60s"},

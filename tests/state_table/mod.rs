@@ -10,14 +10,14 @@ use serde_json::json;
 use super::small_world::{Figures, Seen, figures, line, seen};
 
 /// A state in the middle of its work, with all said that there is to say; 2.0.0 replaces 1.0.0.
-fn in_the_middle_of(state: State) -> Seen {
+pub fn in_the_middle_of(state: State) -> Seen {
     let seen = at_work(state);
     let said = if state.is_terminal() { Some(said_in(state)) } else { seen.plan().status };
     let status = said.filter(|s| s.state == state).map(|s| serde_json::to_value(s).unwrap());
     Seen { status, ..seen }
 }
 
-fn at_work(state: State) -> Seen {
+pub fn at_work(state: State) -> Seen {
     let at = seen(state.as_str());
     let over = Seen { new: None, services: false, weights: None, apex: "user", paused: false, ..at.clone() };
     match state {
@@ -35,7 +35,7 @@ fn at_work(state: State) -> Seen {
 
 type Event = (&'static str, fn(Seen) -> Seen);
 
-fn ordered(mut seen: Seen, control: &serde_json::Value) -> Seen {
+pub fn ordered(mut seen: Seen, control: &serde_json::Value) -> Seen {
     seen.spec["control"] = json!({"version": "2.0.0"});
     seen.spec["control"].as_object_mut().unwrap().extend(control.as_object().unwrap().clone());
     seen
