@@ -36,7 +36,8 @@ fn fetch(work: &Path, out: &Path) -> anyhow::Result<()> {
         let said: Value = serde_json::from_str(&said)?;
         ensure!(said["Sum"] == sum, "{module} {version} is not what it was: {} and not {sum}", said["Sum"]);
         let path = Path::new(said["Dir"].as_str().context("no folder")?).join(path);
-        let files = if path.is_dir() { fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()? } else { vec![path] };
+        let files =
+            if path.is_dir() { fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()? } else { vec![path] };
         for file in files.iter().filter(|file| !file.ends_with("kustomization.yaml")) {
             let name = file.file_name().context("no name")?.to_string_lossy();
             fs::copy(file, out.join(format!("{}-{name}", module.replace('/', "-"))))?;

@@ -54,7 +54,13 @@ impl Rig {
     /// Boots it all but the operator: nothing of Aether is installed.
     pub async fn boot_bare(namespace: &Entered) -> anyhow::Result<Self> {
         let bed = Bed::boot(namespace, BedOptions::default()).await?;
-        let quick = GatewayOptions { name: "traefik-quick".into(), port: 8001, metrics_port: 9001, throttle: Duration::from_millis(100), ..GatewayOptions::default() };
+        let quick = GatewayOptions {
+            name: "traefik-quick".into(),
+            port: 8001,
+            metrics_port: 9001,
+            throttle: Duration::from_millis(100),
+            ..GatewayOptions::default()
+        };
         let gateways = [Gateway::start(&bed, GatewayOptions::default()).await?, Gateway::start(&bed, quick).await?];
         Ok(Self { bed, operator: None, gateways, metrics_api: OnceCell::new(), prometheus: OnceCell::new() })
     }

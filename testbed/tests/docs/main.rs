@@ -62,7 +62,8 @@ impl Ground {
         let (bed, gateway, operator) = runtime.block_on(async {
             let bed = Bed::boot(&namespace, BedOptions::default()).await?;
             // Of another address than `aether proxy`, which has the same port.
-            let gateway = Gateway::start(&bed, GatewayOptions { address: Ipv4Addr::new(127, 0, 0, 80), ..GatewayOptions::default() }).await?;
+            let gateway =
+                Gateway::start(&bed, GatewayOptions { address: Ipv4Addr::new(127, 0, 0, 80), ..GatewayOptions::default() }).await?;
             bed.kubectl(&["apply", "--server-side", "-f", definitions.to_str().unwrap_or_default()]).await?;
             operator::install(&bed).await?;
             for name in THEIRS {

@@ -94,7 +94,11 @@ impl Page {
         let heading = line.trim_start_matches('#');
         if heading.len() < line.len() && heading.starts_with(' ') {
             let slug = slug(heading.trim());
-            let same = self.anchors.iter().filter(|a| **a == slug || a.strip_prefix(&format!("{slug}-")).is_some_and(|n| n.parse::<u32>().is_ok())).count();
+            let same = self
+                .anchors
+                .iter()
+                .filter(|a| **a == slug || a.strip_prefix(&format!("{slug}-")).is_some_and(|n| n.parse::<u32>().is_ok()))
+                .count();
             self.anchors.push(if same == 0 { slug } else { format!("{slug}-{same}") });
         }
         // Not what stands in backticks.

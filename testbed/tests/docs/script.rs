@@ -62,7 +62,9 @@ impl Script {
             Kind::Values => {
                 ensure!(documents(text)?.len() == 1, "values are one document");
                 let file = self.keep(format!("block-{line}.yaml"), text);
-                format!("if command -v helm >/dev/null && [ -d charts/aether-operator ]; then helm template aether-operator charts/aether-operator -n aether-system -f {file} >/dev/null; fi\n")
+                format!(
+                    "if command -v helm >/dev/null && [ -d charts/aether-operator ]; then helm template aether-operator charts/aether-operator -n aether-system -f {file} >/dev/null; fi\n"
+                )
             }
             Kind::Json => {
                 serde_json::from_str::<Value>(text)?;

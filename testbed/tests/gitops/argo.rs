@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use chrono::Utc;
+use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
-use kube::Client;
 use serde_json::{Value, json};
 use testbed::audit::AuditLog;
 use testbed::bed::client_of;
@@ -149,7 +149,10 @@ pub async fn the_settings_join_those_that_are_there(rig: &Arc<Rig>) -> anyhow::R
     for file in ["kustomization.yaml", "argocd-cm.yaml"] {
         std::fs::copy(shipped::path("argocd").join(file), component.join(file))?;
     }
-    std::fs::write(folder.path().join("cm.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: argocd-cm}\ndata: {url: 'https://argocd.example'}\n")?;
+    std::fs::write(
+        folder.path().join("cm.yaml"),
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: argocd-cm}\ndata: {url: 'https://argocd.example'}\n",
+    )?;
     std::fs::write(folder.path().join("kustomization.yaml"), "resources: [cm.yaml]\ncomponents: [argocd]\n")?;
     let built: Value = serde_yaml::from_str(&bed.kubectl(&["kustomize", &folder.path().display().to_string()]).await?)?;
     ensure!(built["data"] == patched["data"], "kubectl and kustomize differ");

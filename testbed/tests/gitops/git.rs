@@ -53,7 +53,9 @@ impl Git {
     /// A commit of image and version together.
     pub fn release(&self, version: &str) {
         self.commit(|what, item| match what {
-            "Deployment/web" => item["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("registry.example/web:{version}")),
+            "Deployment/web" => {
+                item["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("registry.example/web:{version}"))
+            }
             "RollingUpdate/web" => item["spec"]["version"] = json!(version),
             _ => {}
         });
@@ -229,6 +231,10 @@ fn print(namespace: &str, passes: u32, requests: u64, writes: &AuditLog, by_tool
 pub fn put_right_after(log: &AuditLog, user: &str, from: DateTime<Utc>) -> Option<Duration> {
     let on_route = |e: &&testbed::audit::Entry| e.resource == "httproutes" && e.subresource.is_empty() && e.effect == Effect::Changed;
     let wrong = log.entries().iter().filter(on_route).find(|e| e.user == user && e.at >= from)?;
-    let right = log.entries().iter().filter(on_route).find(|e| e.name == wrong.name && e.user == testbed::operator::USER && e.answered > wrong.answered)?;
+    let right = log
+        .entries()
+        .iter()
+        .filter(on_route)
+        .find(|e| e.name == wrong.name && e.user == testbed::operator::USER && e.answered > wrong.answered)?;
     (right.answered - wrong.answered).to_std().ok()
 }

@@ -92,7 +92,8 @@ async fn compare(file: &str, kind: &str, flux: &str, discovery: Option<&str>, wa
     for (i, row) in wanted.iter().enumerate() {
         ensure!(argo[i].error.is_empty() && actions[i].error.is_empty(), "{}: {:?} {:?}", row.0, argo[i], actions[i]);
         ensure!(argo[i].answer["message"].as_str().is_some_and(|m| !m.is_empty()) || row.0 == "no status", "{}: no message", row.0);
-        let offered: Vec<&str> = actions[i].answer.as_object().unwrap().iter().filter(|(_, a)| a["disabled"] != true).map(|(n, _)| &**n).collect();
+        let offered: Vec<&str> =
+            actions[i].answer.as_object().unwrap().iter().filter(|(_, a)| a["disabled"] != true).map(|(n, _)| &**n).collect();
         let flux = if cel[i].error.is_empty() { cel[i].answer.as_str().unwrap() } else { "error" };
         let found = (row.0, argo[i].answer["status"].as_str().unwrap(), flux, plain[i].answer.as_str().unwrap(), &*offered.join(" "));
         let line = format!("{:<40} {:<12} {:<11} {:<12} {}", found.0, found.1, found.2, found.3, found.4);
