@@ -96,7 +96,7 @@ pub async fn the_api_server_takes_all_of_it(rig: &Arc<Rig>) -> anyhow::Result<()
         // Hooks are rendered as well. A pod is tried below: its account is not there where nothing is made.
         let all = template(rig, NAMESPACE, &values, &[]).await.context(name)?;
         let objects: Vec<Value> = all.iter().filter(|object| object["kind"] != "Pod").cloned().collect();
-        let said = rig.bed.kubectl_stdin(&["-n", NAMESPACE, "apply", "--dry-run=server", "-f", "-"], &stream(&objects)).await.context(name)?;
+        let said = rig.bed.kubectl_stdin(&["apply", "--dry-run=server", "-f", "-"], &stream(&objects)).await.context(name)?;
         let taken = said.lines().filter(|line| line.contains("server dry run")).count();
         ensure!(taken == objects.len(), "{name}: {} objects, but:\n{said}", objects.len());
         let pods = pods(&all);
