@@ -99,11 +99,12 @@ pub async fn lint(rig: &Arc<Rig>) -> anyhow::Result<()> {
 pub async fn the_api_server_takes_all_of_it(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let mut table = String::from("kubectl apply --dry-run=server:\n");
     for (name, values) in value_sets() {
-        // What is a hook is rendered as well.
+        // Hooks are rendered as well. A pod is tried below: its account is not there where nothing is made.
         let all = template(rig, NAMESPACE, &values, &[]).await.context(name)?;
-        let said = rig.bed.kubectl_stdin(&["-n", NAMESPACE, "apply", "--dry-run=server", "-f", "-"], &stream(&all)).await.context(name)?;
+        let objects: Vec<Value> = all.iter().filter(|object| object["kind"] != "Pod").cloned().collect();
+        let said = rig.bed.kubectl_stdin(&["apply", "--dry-run=server", "-f", "-"], &stream(&objects)).await.context(name)?;
         let taken = said.lines().filter(|line| line.contains("server dry run")).count();
-        ensure!(taken == all.len(), "{name}: {} objects, but:\n{said}", all.len());
+        ensure!(taken == objects.len(), "{name}: {} objects, but:\n{said}", objects.len());
         let pods = pods(&all);
         ensure!(pods.len() == 2, "{name}: {} pods", pods.len());
         rig.bed.kubectl_stdin(&["-n", NAMESPACE, "create", "--dry-run=server", "-f", "-"], &stream(&pods)).await.context(name)?;
