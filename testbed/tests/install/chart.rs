@@ -153,7 +153,7 @@ fn in_one_namespace(name: &str, values: &Value, all: &[Value]) -> anyhow::Result
 }
 
 pub async fn old_clusters_get_no_policies(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let versions = [("1.29.0", 0, 0), ("1.30.4", 1, 0), ("1.35.1", 1, 0), ("1.36.0", 1, 2), ("1.37.1", 1, 2)];
+    let versions = [("1.31.0", 1, 0), ("1.35.1", 1, 0), ("1.36.0", 1, 2), ("1.37.1", 1, 2)];
     for (version, validating, mutating) in versions {
         let all = template(rig, NAMESPACE, &json!({}), &["--kube-version", version]).await?;
         let count = |kind: &str| all.iter().filter(|object| object["kind"] == kind).count();
@@ -162,8 +162,8 @@ pub async fn old_clusters_get_no_policies(rig: &Arc<Rig>) -> anyhow::Result<()> 
         ensure!((count("ValidatingAdmissionPolicyBinding"), count("MutatingAdmissionPolicyBinding")) == found);
     }
     let folder = chart();
-    let refused = helm::run(rig, &["template", "a", text(&folder)?, "--kube-version", "1.28.0"], &Value::Null).await?;
-    ensure!(!refused.ok && refused.err.contains("1.29"), "{refused:?}");
+    let refused = helm::run(rig, &["template", "a", text(&folder)?, "--kube-version", "1.30.4"], &Value::Null).await?;
+    ensure!(!refused.ok && refused.err.contains("1.31"), "{refused:?}");
     // The operator is let write others' names by the name that it has in this release.
     let values = json!({"serviceAccount": {"name": "me"}});
     let policies: Vec<Value> =
