@@ -79,9 +79,21 @@ pub fn rolling_updates() -> String {
             Seen { held: &[("in force", 3)], ..approved }
         }),
         ("ROUTING, awaits approval", manual(at_work(State::Routing))),
+        ("ROUTING, awaits approval of an odd ratio", {
+            let steps = json!({"steps": ["1:1000000", "333333 : 666667", "1:0"]});
+            Seen {
+                spec: json!({"requireManualApproval": true, "progression": steps}),
+                since: 99,
+                held: &[("in force", 99)],
+                ..at_work(State::Routing)
+            }
+        }),
         ("ROUTING, paused", ordered(at_work(State::Routing), &json!({"paused": true}))),
         ("ROUTING, a ratio is held", ordered(at_work(State::Routing), &json!({"routing": "1:3"}))),
-        ("ROUTING, orders for another version", Seen { spec: json!({"control": {"version": "1.9.0", "paused": true}}), ..at_work(State::Routing) }),
+        (
+            "ROUTING, orders for another version",
+            Seen { spec: json!({"control": {"version": "1.9.0", "paused": true}}), ..at_work(State::Routing) },
+        ),
         ("ROUTING, figures are missing", judged(unread, json!({}), 99)),
         ("ROUTING, no verdict in time", judged(unread, json!({"analysisDeadline": "1m"}), 99)),
         ("ROUTING, a limit is breached", breach.clone()),
@@ -242,7 +254,13 @@ fn pool(spec: &Value) -> Observation {
         })
         .collect();
     Observation {
-        meta: Meta { uid: "uid".into(), name: "crawl".into(), generation: 5, finalizers: vec!["aether.dev/proxies".into()], ..Meta::default() },
+        meta: Meta {
+            uid: "uid".into(),
+            name: "crawl".into(),
+            generation: 5,
+            finalizers: vec!["aether.dev/proxies".into()],
+            ..Meta::default()
+        },
         wish: Wish::parse("crawl", &spec, &Defaults::default()),
         orphan: false,
         status: ProxyPoolStatus { epoch: 3, ..ProxyPoolStatus::default() },

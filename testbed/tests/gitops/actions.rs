@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use testbed::bed::client_of;
+use testbed::gitops::Engines;
 use testbed::rig::Rig;
 use testbed::watching;
 
@@ -33,7 +34,7 @@ struct Given {
 
 /// Every action on every status; those that are refused must be refused by the REST API as well.
 async fn given() -> anyhow::Result<(Vec<Given>, usize)> {
-    let (engines, all) = (shipped::engines()?, shipped::statuses("rollingupdates.json")?);
+    let (engines, all) = (Engines::ensure()?, shipped::statuses("rollingupdates.json")?);
     let (_, scripts) = shipped::argo_actions()?;
     let objects: Vec<&Value> = all.values().collect();
     let (mut given, mut refused) = (Vec::new(), 0);
@@ -52,8 +53,19 @@ async fn given() -> anyhow::Result<(Vec<Given>, usize)> {
                     let (mut by_rest, mut by_action) = (object.clone(), object.clone());
                     git::merge(&mut by_rest, &patch.unwrap_or(json!({})));
                     git::merge(&mut by_action, &answer.answer);
-                    ensure!(by_rest == by_action, "{action} on {name}: REST makes {:#}, the action {:#}", by_rest["spec"], by_action["spec"]);
-                    given.push(Given { action, name: name.clone(), object: object.clone(), patch: answer.answer, spec: by_rest["spec"].clone() });
+                    ensure!(
+                        by_rest == by_action,
+                        "{action} on {name}: REST makes {:#}, the action {:#}",
+                        by_rest["spec"],
+                        by_action["spec"]
+                    );
+                    given.push(Given {
+                        action,
+                        name: name.clone(),
+                        object: object.clone(),
+                        patch: answer.answer,
+                        spec: by_rest["spec"].clone(),
+                    });
                 }
             }
         }
@@ -76,8 +88,12 @@ pub async fn are_taken_by_the_api_server_with_the_shipped_rights(rig: &Arc<Rig>)
     bed.kubectl(&["create", "namespace", "argocd"]).await?;
     bed.kubectl(&["-n", "argocd", "create", "serviceaccount", "argocd-server"]).await?;
     let rules = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "patch", "delete"]}]);
-    bed.apply(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "argocd-server"}, "rules": rules})).await?;
-    bed.kubectl(&["create", "clusterrolebinding", "argocd-server", "--clusterrole=argocd-server", "--serviceaccount=argocd:argocd-server"]).await?;
+    bed.apply(
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "argocd-server"}, "rules": rules}),
+    )
+    .await?;
+    bed.kubectl(&["create", "clusterrolebinding", "argocd-server", "--clusterrole=argocd-server", "--serviceaccount=argocd:argocd-server"])
+        .await?;
     let server = client_of(&bed.service_account_kubeconfig("argocd", "argocd-server").await?).await?;
     let (updates, by_argo) = (watching::updates(&bed.client(), "actions"), watching::updates(&server, "actions"));
 
@@ -92,7 +108,10 @@ pub async fn are_taken_by_the_api_server_with_the_shipped_rights(rig: &Arc<Rig>)
     for (action, verb) in [("approve", "approve"), ("pause", "route"), ("rollback", "rollback"), ("complete", "complete")] {
         let i = given.iter().position(|g| g.action == action).context("no such case")?;
         let refused = run(i).await.err().map(|e| e.to_string()).unwrap_or_default();
-        ensure!(refused.contains(&format!("the verb {verb} on rollingupdates.aether.dev is missing")), "{action} without the rights: {refused:?}");
+        ensure!(
+            refused.contains(&format!("the verb {verb} on rollingupdates.aether.dev is missing")),
+            "{action} without the rights: {refused:?}"
+        );
     }
     bed.apply_file(&shipped::path("argocd/rbac.yaml")).await?;
     let mut first = run(0).await;
