@@ -92,7 +92,10 @@ pub async fn a_loop_of_syncs_during_updates(rig: &Arc<Rig>) -> anyhow::Result<()
     let reverts = AtomicUsize::new(0);
     let sync = async |items: Vec<Value>| {
         let argo = Argo::new(client.clone(), "by-argo", &items).await?;
-        reverts.fetch_add(argo.apply(&argo.targets(&items, &ignored).await?).await?, Ordering::Relaxed);
+        // One by one: what is applied is as old as one request. What is older is the other test's.
+        for item in items.chunks(1) {
+            reverts.fetch_add(argo.apply(&argo.targets(item, &ignored).await?).await?, Ordering::Relaxed);
+        }
         Ok(())
     };
     let tool = Tool { user: &user, manager: MANAGER, ignored: &ignored, sync };
@@ -138,7 +141,8 @@ pub async fn a_sync_of_what_was_read_a_step_ago_is_put_right(rig: &Arc<Rig>) -> 
     watching.until_state("COMPLETED", LIMIT).await?;
     let requests = shop.no_request_failed().await?;
     println!("argo-late: a step was taken back for {took:?} and counted {told} times; {requests} requests, 0 failed");
-    ensure!(took < Duration::from_secs(2));
+    // At once, or when the step has settled (3 s).
+    ensure!(took < Duration::from_secs(6));
     shop.nothing_left_but(&["web", "web-2-0-0"]).await?;
     shop.close().await
 }

@@ -56,7 +56,7 @@ impl Git {
     pub fn release(&self, version: &str) {
         self.commit(|what, item| match what {
             "Deployment/web" => {
-                item["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("registry.example/web:{version}"))
+                item["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("registry.example/web:{version}"));
             }
             "RollingUpdate/web" => item["spec"]["version"] = json!(version),
             _ => {}
