@@ -141,7 +141,8 @@ pub async fn a_sync_of_what_was_read_a_step_ago_is_put_right(rig: &Arc<Rig>) -> 
     watching.until_state("COMPLETED", LIMIT).await?;
     let requests = shop.no_request_failed().await?;
     println!("argo-late: a step was taken back for {took:?} and counted {told} times; {requests} requests, 0 failed");
-    // At once, or when the step has settled (3 s).
+    // One route of two is put right at once; where both were taken back before the operator looked, it is a step back, and the
+    // step is taken again when it has settled (3 s).
     ensure!(took < Duration::from_secs(6));
     shop.nothing_left_but(&["web", "web-2-0-0"]).await?;
     shop.close().await
