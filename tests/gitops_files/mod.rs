@@ -51,8 +51,8 @@ fn indented(by: usize, text: &str) -> String {
     text.lines().map(|line| if line.is_empty() { "\n".to_owned() } else { format!("{:by$}{line}\n", "") }).collect()
 }
 
-fn printed(objects: BTreeMap<&str, Value>) -> String {
-    serde_json::to_string_pretty(&objects).unwrap() + "\n"
+fn printed(objects: &BTreeMap<&str, Value>) -> String {
+    serde_json::to_string_pretty(objects).unwrap() + "\n"
 }
 
 /// RollingUpdates in every state, and in what else health checks have to tell apart.
@@ -79,6 +79,15 @@ pub fn rolling_updates() -> String {
             Seen { held: &[("in force", 3)], ..approved }
         }),
         ("ROUTING, awaits approval", manual(at_work(State::Routing))),
+        ("ROUTING, awaits approval of an odd ratio", {
+            let steps = json!({"steps": ["1:1000000", "333333 : 666667", "1:0"]});
+            Seen {
+                spec: json!({"requireManualApproval": true, "progression": steps}),
+                since: 99,
+                held: &[("in force", 99)],
+                ..at_work(State::Routing)
+            }
+        }),
         ("ROUTING, paused", ordered(at_work(State::Routing), &json!({"paused": true}))),
         ("ROUTING, a ratio is held", ordered(at_work(State::Routing), &json!({"routing": "1:3"}))),
         (
@@ -141,7 +150,7 @@ pub fn rolling_updates() -> String {
         ("just created", born(all["PENDING"].clone(), "rollingupdates")),
     ];
     all.extend(more);
-    printed(all)
+    printed(&all)
 }
 
 /// With the status that the definition gives a new object.
@@ -164,6 +173,9 @@ fn object(seen: &Seen, said: &RollingUpdateStatus) -> Value {
     })
 }
 
+/// What is different about a pool.
+type Change = Box<dyn Fn(&mut Observation)>;
+
 /// Pools as they are well, short, held and in trouble.
 pub fn proxy_pools() -> String {
     let base = json!({
@@ -171,7 +183,6 @@ pub fn proxy_pools() -> String {
         "proxy": {"authSecretRef": {"name": "login"}}, "rolling": {"minAvailable": 2, "batchSize": 2},
     });
     let failed = |class| Some(Error { class, message: "the cloud said no".into() });
-    type Change = Box<dyn Fn(&mut Observation)>;
     let late: Change = Box::new(|obs| {
         let since = now() - chrono::TimeDelta::minutes(30);
         obs.health.insert("vm-2-3".into(), Health::Unknown);
@@ -230,7 +241,7 @@ pub fn proxy_pools() -> String {
     all.insert("no status", unsaid);
     let fresh = born(all["available"].clone(), "proxypools");
     all.insert("just created", fresh);
-    printed(all)
+    printed(&all)
 }
 
 /// Three healthy young proxies.

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use testbed::bed::client_of;
+use testbed::gitops::Engines;
 use testbed::rig::Rig;
 use testbed::watching;
 
@@ -33,7 +34,7 @@ struct Given {
 
 /// Every action on every status; those that are refused must be refused by the REST API as well.
 async fn given() -> anyhow::Result<(Vec<Given>, usize)> {
-    let (engines, all) = (shipped::engines()?, shipped::statuses("rollingupdates.json")?);
+    let (engines, all) = (Engines::ensure()?, shipped::statuses("rollingupdates.json")?);
     let (_, scripts) = shipped::argo_actions()?;
     let objects: Vec<&Value> = all.values().collect();
     let (mut given, mut refused) = (Vec::new(), 0);

@@ -39,12 +39,12 @@ async fn apply(engines: &Engines, kubeconfig: &std::path::Path, rules: &Value, i
 }
 
 pub async fn a_loop_of_applies_during_updates(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let (engines, (rules, ignored)) = (shipped::engines()?, rules()?);
+    let (engines, (rules, ignored)) = (Engines::ensure()?, rules()?);
     let (kubeconfig, user) = git::account(rig, "flux").await?;
     let sync = async |items: Vec<Value>| apply(&engines, &kubeconfig, &rules, &items).await.map(|_| ());
     let tool = Tool { user: &user, manager: MANAGER, ignored: &ignored, sync };
     let outcome = git::whole_updates(rig, "by-flux", tool).await?;
-    ensure!(outcome.reverts == 0, "Flux rewrote routes or Services {} times", outcome.reverts);
+    ensure!(outcome.rewrites == 0, "Flux rewrote routes or Services {} times", outcome.rewrites);
     ensure!(outcome.put_back == 0, "{} times something was put back", outcome.put_back);
     ensure!(outcome.passes > 20 && outcome.requests > 0);
     Ok(())
@@ -52,7 +52,7 @@ pub async fn a_loop_of_applies_during_updates(rig: &Arc<Rig>) -> anyhow::Result<
 
 /// Flux takes over what was written with kubectl, and away what is not in Git; what the CLI, REST and Argo CD write stays.
 pub async fn orders_given_with_kubectl_patch_are_taken_away(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let (engines, (rules, _)) = (shipped::engines()?, rules()?);
+    let (engines, (rules, _)) = (Engines::ensure()?, rules()?);
     let (kubeconfig, _) = git::account(rig, "flux-orders").await?;
     let shop = Shop::open(rig, "flux-orders", json!({})).await?;
     let git = Git::of(&shop)?;

@@ -13,9 +13,11 @@ use testbed::watching::Watching;
 
 /// Between two applies.
 const EVERY: Duration = Duration::from_secs(3);
-/// Writes of the operator to one object: an update of five steps takes 8 to a route; there are two whole ones and one that is
-/// given up after three steps.
-const MOST_WRITES: u64 = 30;
+/// Writes of the operator to one route or other object of the user: 20 for two whole updates and one that is given up in the
+/// middle, and a few to put right what a late sync took back.
+const MOST_WRITES: u64 = 24;
+/// Writes of its own status: 30, and one or two each time.
+const MOST_STATUSES: u64 = 38;
 
 /// What is in the repository.
 #[derive(Clone)]
@@ -54,7 +56,7 @@ impl Git {
     pub fn release(&self, version: &str) {
         self.commit(|what, item| match what {
             "Deployment/web" => {
-                item["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("registry.example/web:{version}"))
+                item["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("registry.example/web:{version}"));
             }
             "RollingUpdate/web" => item["spec"]["version"] = json!(version),
             _ => {}
@@ -130,8 +132,9 @@ pub async fn account(rig: &Arc<Rig>, name: &str) -> anyhow::Result<(std::path::P
 pub struct Outcome {
     pub passes: u32,
     pub requests: u64,
-    /// Writes of the tool that changed a route or a Service, after it had taken them over.
-    pub reverts: usize,
+    /// Writes of the tool to routes and Services that were no no-ops, after it had taken them over: it changed something, or
+    /// only became the owner of what the operator had written.
+    pub rewrites: usize,
     /// Times the operator put something back.
     pub put_back: usize,
 }
@@ -183,18 +186,20 @@ where
 
     let log = AuditLog::read(&rig.bed.audit_log())?.in_namespace(namespace);
     let by_tool = log.by_user(tool.user).between(taken_over, Utc::now());
-    let reverts = by_tool.filter(|e| e.effect == Effect::Changed && matches!(&*e.resource, "httproutes" | "services"));
-    let late = by_tool.between(settled, Utc::now()).filter(|e| e.effect != Effect::NoOp);
-    ensure!(late.is_empty(), "at rest the tool still writes:\n{late}");
+    let rewrites = by_tool.filter(|e| e.effect == Effect::Changed && matches!(&*e.resource, "httproutes" | "services"));
     let writes = shop.no_wasted_write()?;
     print(namespace, passes, requests, &writes, &by_tool);
+    // One pass may still be under way.
+    let late = by_tool.between(settled + EVERY, Utc::now()).filter(|e| e.effect != Effect::NoOp);
+    ensure!(late.is_empty(), "at rest the tool still writes:\n{late}");
     for (object, count) in by_object(&writes) {
-        ensure!(count <= MOST_WRITES, "{count} writes to {object}:\n{writes}");
+        let most = if object.contains("/status") { MOST_STATUSES } else { MOST_WRITES };
+        ensure!(count <= most, "{count} writes to {object}:\n{writes}");
     }
     nothing_differs(&shop, &git, &tool).await?;
     shop.nothing_left_but(&["web", "web-4-0-0"]).await?;
     shop.close().await?;
-    Ok(Outcome { passes, requests, reverts: reverts.len(), put_back })
+    Ok(Outcome { passes, requests, rewrites: rewrites.len(), put_back })
 }
 
 /// What Git says and what is there are the same but for what is ignored, says kubectl.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[allow(dead_code, unused_imports, reason = "its main is made here")]
 #[path = "../common/mod.rs"]
 mod common;
 
@@ -13,19 +14,34 @@ mod git;
 mod shipped;
 mod verdicts;
 
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use testbed::gitops::Engines;
 use testbed::rig::LEASE;
 
 /// Two of them have load.
 const AT_ONCE: usize = 4;
 
-common::tests![
-    verdicts::of_updates
-    verdicts::of_pools
-    actions::write_what_the_rest_api_writes
-    actions::are_taken_by_the_api_server_with_the_shipped_rights
-    argo::the_settings_join_those_that_are_there
-    argo::a_loop_of_syncs_during_updates
-    argo::a_sync_of_what_was_read_a_step_ago_is_put_right
-    flux::a_loop_of_applies_during_updates
-    flux::orders_given_with_kubectl_patch_are_taken_away
-];
+fn main() -> ExitCode {
+    // Before there is a network namespace, out of which nothing can be fetched.
+    if !Arguments::from_args().list
+        && let Err(error) = Engines::ensure()
+    {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    common::main(AT_ONCE, LEASE, |ground| {
+        vec![
+            common::trial!(ground, verdicts::of_updates),
+            common::trial!(ground, verdicts::of_pools),
+            common::trial!(ground, actions::write_what_the_rest_api_writes),
+            common::trial!(ground, actions::are_taken_by_the_api_server_with_the_shipped_rights),
+            common::trial!(ground, argo::the_settings_join_those_that_are_there),
+            common::trial!(ground, argo::a_loop_of_syncs_during_updates),
+            common::trial!(ground, argo::a_sync_of_what_was_read_a_step_ago_is_put_right),
+            common::trial!(ground, flux::a_loop_of_applies_during_updates),
+            common::trial!(ground, flux::orders_given_with_kubectl_patch_are_taken_away),
+        ]
+    })
+}

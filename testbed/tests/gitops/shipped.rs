@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde_json::Value;
-use testbed::gitops::Engines;
 use testbed::operator::repository;
 
 /// Where a file of `gitops/` is.
@@ -46,11 +45,4 @@ pub fn flux_expressions(file: &str, kind: &str) -> anyhow::Result<Value> {
     let sample = documents(file)?.remove(0);
     let all = sample["spec"]["healthCheckExprs"].as_array().context("no healthCheckExprs")?;
     all.iter().find(|e| e["kind"] == kind).cloned().with_context(|| format!("nothing for {kind}"))
-}
-
-/// The engines, built if need be.
-pub fn engines() -> anyhow::Result<Engines> {
-    let engines = Engines::ensure();
-    ensure!(engines.is_ok(), "{engines:?}");
-    engines
 }

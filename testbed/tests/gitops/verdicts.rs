@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
+use testbed::gitops::Engines;
 use testbed::rig::Rig;
 
 use super::shipped;
@@ -11,7 +12,7 @@ use super::shipped;
 type Row = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Status; Argo CD's health; Flux's; kstatus without expressions; actions on offer.
-const UPDATES: [Row; 34] = [
+const UPDATES: [Row; 35] = [
     ("PENDING", "Progressing", "InProgress", "InProgress", "pause rollback"),
     ("PENDING, paused", "Suspended", "InProgress", "InProgress", "resume rollback"),
     ("DEPLOYING", "Progressing", "InProgress", "InProgress", "pause rollback"),
@@ -20,6 +21,7 @@ const UPDATES: [Row; 34] = [
     ("DEPLOYED, first step approved", "Progressing", "InProgress", "InProgress", "pause rollback"),
     ("ROUTING", "Progressing", "InProgress", "InProgress", "pause rollback"),
     ("ROUTING, awaits approval", "Suspended", "InProgress", "InProgress", "approve pause rollback"),
+    ("ROUTING, awaits approval of an odd ratio", "Suspended", "InProgress", "InProgress", "approve pause rollback"),
     ("ROUTING, paused", "Suspended", "InProgress", "InProgress", "resume rollback"),
     ("ROUTING, a ratio is held", "Suspended", "InProgress", "InProgress", "pause rollback"),
     ("ROUTING, at 1:0, held", "Suspended", "InProgress", "InProgress", "complete pause rollback"),
@@ -76,7 +78,7 @@ pub async fn of_pools(_: &Arc<Rig>) -> anyhow::Result<()> {
 }
 
 async fn compare(file: &str, kind: &str, flux: &str, discovery: Option<&str>, wanted: &[Row]) -> anyhow::Result<()> {
-    let (engines, all) = (shipped::engines()?, shipped::statuses(file)?);
+    let (engines, all) = (Engines::ensure()?, shipped::statuses(file)?);
     ensure!(all.len() == wanted.len(), "{} statuses are on file, {} in the table", all.len(), wanted.len());
     let objects: Vec<&Value> = wanted.iter().map(|row| &all[row.0]).collect();
     let health = shipped::argo_setting(&format!("health.aether.dev_{kind}"))?;
@@ -91,9 +93,12 @@ async fn compare(file: &str, kind: &str, flux: &str, discovery: Option<&str>, wa
     let mut wrong = Vec::new();
     for (i, row) in wanted.iter().enumerate() {
         ensure!(argo[i].error.is_empty() && actions[i].error.is_empty(), "{}: {:?} {:?}", row.0, argo[i], actions[i]);
-        ensure!(argo[i].answer["message"].as_str().is_some_and(|m| !m.is_empty()) || row.0 == "no status", "{}: no message", row.0);
-        let offered: Vec<&str> =
-            actions[i].answer.as_object().unwrap().iter().filter(|(_, a)| a["disabled"] != true).map(|(n, _)| &**n).collect();
+        let told = |list: &Value| list.as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["message"] != "");
+        let has_message = argo[i].answer["message"].as_str().is_some_and(|m| !m.is_empty());
+        ensure!(has_message || !told(&objects[i]["status"]["conditions"]), "{}: no message", row.0);
+        let all = actions[i].answer.as_object().unwrap();
+        let mut offered: Vec<&str> = all.iter().filter(|(_, a)| a["disabled"] != true).map(|(n, _)| &**n).collect();
+        offered.sort_unstable();
         let flux = if cel[i].error.is_empty() { cel[i].answer.as_str().unwrap() } else { "error" };
         let found = (row.0, argo[i].answer["status"].as_str().unwrap(), flux, plain[i].answer.as_str().unwrap(), &*offered.join(" "));
         let line = format!("{:<40} {:<12} {:<11} {:<12} {}", found.0, found.1, found.2, found.3, found.4);
