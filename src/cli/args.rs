@@ -91,6 +91,9 @@ Examples:
         /// Exit with 1 unless a pod of the operator is ready, one leads, and the definitions are there.
         #[arg(long)]
         check: bool,
+        /// With --check: how long to wait until that is so, as in 30s.
+        #[arg(long, value_name = "DURATION", requires = "check", default_value = "0s", value_parser = duration::parse)]
+        timeout: Duration,
     },
     /// Print the logs of a version's pods.
     #[command(after_help = "\

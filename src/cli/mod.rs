@@ -123,7 +123,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     match args.command {
         Command::Completion { .. } | Command::Version | Command::Pool(Pool::Convert { .. }) => Ok(()),
         Command::Update(command) => Box::pin(update::run(&Session::open(global).await?, command)).await,
-        Command::Status { check } => status::run(&Session::open(global).await?, check).await,
+        Command::Status { check, timeout } => status::run(&Session::open(global).await?, check.then_some(timeout)).await,
         Command::Logs(logs) => logs::run(&Session::open(global).await?, &logs).await,
         Command::Undeploy(undeploy) => undeploy::run(&Session::open(global).await?, &undeploy).await,
         Command::Pool(command) => pool::run(&Session::open(global).await?, command).await,

@@ -6,6 +6,8 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
 
 use crate::api::{ProxyPool, Time};
 use crate::cluster::client::{CallError, bounded};
@@ -22,6 +24,8 @@ use super::{Failure, pods, pool, render, show};
 const DEFINED: &str = "aether.dev/v1alpha1";
 /// The labels of the operator's pods.
 const OPERATOR: &str = "app.kubernetes.io/name=aether,app.kubernetes.io/component=operator";
+/// Between two looks of who waits.
+const LOOKS: Duration = Duration::from_secs(1);
 /// What must be defined.
 const KINDS: [&str; 2] = ["rollingupdates", "proxypools"];
 
@@ -71,15 +75,18 @@ pub struct Leader {
     pub is_alive: bool,
 }
 
-/// Shows it; with `check` it is a failure where nobody can work.
-pub async fn run(session: &Session, check: bool) -> Result<(), Failure> {
-    let overview = look(session).await?;
-    show(session.format, &overview, |wide| page(&overview, wide, clock::now()))?;
-    let amiss = amiss(&overview);
-    if check && !amiss.is_empty() {
-        return Err(Failure::failed(amiss.join("; ")));
+/// Shows it. With `check` it is a failure where nobody can work, not even after that time.
+pub async fn run(session: &Session, check: Option<Duration>) -> Result<(), Failure> {
+    let deadline = Instant::now() + check.unwrap_or_default();
+    loop {
+        let overview = look(session).await?;
+        let amiss = check.map(|_| amiss(&overview)).unwrap_or_default();
+        if amiss.is_empty() || Instant::now() >= deadline {
+            show(session.format, &overview, |wide| page(&overview, wide, clock::now()))?;
+            return if amiss.is_empty() { Ok(()) } else { Err(Failure::failed(amiss.join("; "))) };
+        }
+        tokio::time::sleep(LOOKS).await;
     }
-    Ok(())
 }
 
 /// Why nobody can work, as far as is known: what could not be read counts as amiss.

@@ -15,7 +15,7 @@ use crate::operator::repository;
 const HEAD: &str = "# Generated from charts/aether-operator; `make generate` writes it anew.\n";
 const NAMESPACE: &str = "aether-system";
 /// The oldest Kubernetes that the base is for.
-const OLDEST: &str = "1.30.0";
+const OLDEST: &str = "1.31.0";
 /// One that has all that the chart can make use of.
 const NEWEST: &str = "1.36.0";
 /// Labels that say that Helm looks after an object, which it does not here.

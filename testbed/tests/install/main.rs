@@ -9,6 +9,7 @@ mod alerts;
 mod chart;
 mod helm;
 mod narrow;
+mod pools;
 mod refusals;
 mod release;
 
@@ -30,6 +31,7 @@ async fn bare(namespace: &Entered) -> anyhow::Result<Arc<Rig>> {
 common::tests![on bare =>
     release::the_life_of_a_release
     narrow::an_operator_of_one_namespace
+    pools::a_pool_says_how_to_give_it_rights
     chart::lint
     chart::the_api_server_takes_all_of_it
     chart::old_clusters_get_no_policies
