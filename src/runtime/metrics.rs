@@ -244,6 +244,17 @@ mod tests {
     }
 
     #[test]
+    fn every_metric_is_explained() {
+        let page = include_str!("../../docs/operations.md");
+        let text = Metrics::default().text(&SharedIndex::default());
+        let names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next()).collect();
+        assert!(names.len() > POOL_GAUGES.len(), "{text}");
+        for name in names {
+            assert!(page.contains(&format!("`{name}`")), "docs/operations.md does not say what {name} means");
+        }
+    }
+
+    #[test]
     fn a_pool_is_shown_as_it_is_until_it_is_gone() {
         let metrics = Metrics::default();
         let (key, other) = (Key::new("shop", "p"), Key::new("shop", "q"));

@@ -77,7 +77,8 @@ impl Binaries {
     /// helm, where it is in the cache.
     pub fn helm(&self) -> Option<PathBuf> {
         let folders = fs::read_dir(cache_dir().ok()?).ok()?.flatten();
-        let found = folders.filter(|folder| folder.file_name().to_string_lossy().starts_with("helm-")).map(|folder| folder.path().join("helm"));
+        let found =
+            folders.filter(|folder| folder.file_name().to_string_lossy().starts_with("helm-")).map(|folder| folder.path().join("helm"));
         found.into_iter().find(|helm| helm.is_file())
     }
 }

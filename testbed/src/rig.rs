@@ -47,7 +47,13 @@ impl Rig {
     /// Boots it all, with an operator whose Lease lasts that long.
     pub async fn boot(namespace: &Entered, lease: Duration) -> anyhow::Result<Arc<Self>> {
         let bed = Bed::boot(namespace, BedOptions::default()).await?;
-        let quick = GatewayOptions { name: "traefik-quick".into(), port: 8001, metrics_port: 9001, throttle: Duration::from_millis(100), ..GatewayOptions::default() };
+        let quick = GatewayOptions {
+            name: "traefik-quick".into(),
+            port: 8001,
+            metrics_port: 9001,
+            throttle: Duration::from_millis(100),
+            ..GatewayOptions::default()
+        };
         let gateways = [Gateway::start(&bed, GatewayOptions::default()).await?, Gateway::start(&bed, quick).await?];
         operator::install(&bed).await?;
         let operator = Operator::start(&bed, "operator", 8081, lease).await?;

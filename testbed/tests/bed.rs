@@ -189,7 +189,13 @@ async fn the_log_of_a_pod_is_read_and_followed_until_it_ends(bed: &Bed) -> anyho
 }
 
 async fn each_gateway_serves_its_own_class(bed: &Bed) -> anyhow::Result<()> {
-    let fast = GatewayOptions { name: "fast".to_owned(), port: 8001, metrics_port: 9001, throttle: Duration::from_millis(100), ..GatewayOptions::default() };
+    let fast = GatewayOptions {
+        name: "fast".to_owned(),
+        port: 8001,
+        metrics_port: 9001,
+        throttle: Duration::from_millis(100),
+        ..GatewayOptions::default()
+    };
     let slow = Gateway::start(bed, GatewayOptions::default()).await?;
     let fast = Gateway::start(bed, fast).await?;
     for (gateway, other, namespace) in [(&slow, &fast, "slow-shop"), (&fast, &slow, "fast-shop")] {

@@ -84,9 +84,7 @@ pub fn commands(block: &str) -> anyhow::Result<Vec<Vec<String>>> {
                 all.splice(at..at, commands(&inside)?);
                 word.get_or_insert_default().push('x');
             }
-            '#' if word.is_none() => {
-                while chars.next_if(|d| *d != '\n').is_some() {}
-            }
+            '#' if word.is_none() => while chars.next_if(|d| *d != '\n').is_some() {},
             '<' if chars.peek() == Some(&'<') => bail!("a here-document in a block that is not run; make it a file of its own"),
             '>' | '<' => {
                 end_word!();
