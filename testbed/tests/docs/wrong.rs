@@ -21,7 +21,7 @@ const WRONG: [(&str, &str); 20] = [
     ("```sh no-run\naether-operator run --no-such-flag\n```", "no-such-flag"),
     ("```sh no-run\nmake everything-at-once\n```", "everything-at-once"),
     ("```sh no-run\nkubctl get pods\n```", "kubctl"),
-    ("```sh no-run\nif true; then\n```", "syntax error"),
+    ("```sh no-run\nfor pod in one two; do echo x\n```", "syntax error"),
     (
         "```yaml\napiVersion: aether.dev/v1alpha1\nkind: RollingUpdate\nmetadata: {name: x}\nspec: {artifactBase: 'a:x', version: 1.0.0, colour: red}\n```",
         "colour",
