@@ -244,6 +244,26 @@ mod tests {
     }
 
     #[test]
+    fn every_metric_is_explained() {
+        let metrics = Metrics::default();
+        // What has never happened is not shown.
+        metrics.wrote("patch", "pods", "200");
+        metrics.read("pods", "ok");
+        metrics.called("aws", "list", &Ok(()));
+        metrics.answered("/rolling", "GET", 200, Duration::ZERO);
+        let status = ProxyPoolStatus { replicas: Some(1), effective_min_available: Some(1), ..ProxyPoolStatus::default() };
+        let figures = PoolFigures { key: &Key::new("shop", "p"), provider: "aws", status: &status, wanted: 1, rate_remaining: Some(1) };
+        metrics.pool(&figures);
+        let text = metrics.text(&SharedIndex::default());
+        let names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next()).collect();
+        assert_eq!(names.len(), POOL_GAUGES.len() + 9, "one is new, or was not made to show: {names:?}");
+        let page = include_str!("../../docs/operations.md");
+        for name in names {
+            assert!(page.contains(&format!("`{name}`")), "docs/operations.md does not say what {name} means");
+        }
+    }
+
+    #[test]
     fn a_pool_is_shown_as_it_is_until_it_is_gone() {
         let metrics = Metrics::default();
         let (key, other) = (Key::new("shop", "p"), Key::new("shop", "q"));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::binaries::{Part, Progress, check_go, ensure as ensure_parts, fingerprint, go, run};
 
@@ -16,6 +16,14 @@ const PEERS: [[&str; 4]; 5] = [
     ["github.com/fluxcd/kustomize-controller", "v1.9.0", "h1:WfM+bQUGUGW2qyrrTgh2bIVSZSPmc3JC7234K8NiTWQ=", "config/crd/bases"],
     ["github.com/fluxcd/source-controller", "v1.8.0", "h1:h549HUCBEG4jGs3uFYfb2+/XhJjcz+pvB8VG4mdSYDw=", "config/crd/bases"],
 ];
+
+/// What Go says of a module that it has fetched.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Download {
+    dir: PathBuf,
+    sum: String,
+}
 
 /// A folder with the definitions. The first time this takes a minute, a network, and 90 MB that are not kept.
 pub fn ensure() -> anyhow::Result<PathBuf> {
@@ -33,9 +41,9 @@ fn fetch(work: &Path, out: &Path) -> anyhow::Result<()> {
         // A cache of its own, which goes with the work folder: of all these sources a few files are wanted.
         download.env("GOMODCACHE", work.join("modules")).env("GOFLAGS", "-mod=mod -modcacherw");
         let said = run(download.args(["mod", "download", "-json", &format!("{module}@{version}")])).context(module)?;
-        let said: Value = serde_json::from_str(&said)?;
-        ensure!(said["Sum"] == sum, "{module} {version} is not what it was: {} and not {sum}", said["Sum"]);
-        let path = Path::new(said["Dir"].as_str().context("no folder")?).join(path);
+        let Download { dir, sum: found } = serde_json::from_str(&said)?;
+        ensure!(found == sum, "{module} {version} is not what it was: {found} and not {sum}");
+        let path = dir.join(path);
         let files =
             if path.is_dir() { fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()? } else { vec![path] };
         for file in files.iter().filter(|file| !file.ends_with("kustomization.yaml")) {

@@ -14,7 +14,7 @@
 //! | `text` | nothing: what somebody or something says |
 //!
 //! Anything else fails. `<!-- sh`, some lines and `-->` is run as well and not shown: what a reader has already, or waits for.
-//! Links and anchors are followed, those to other sites left out.
+//! Links and anchors are followed, those to other sites left out. Manifests in `gitops/` and `examples/` are taken by the API server too.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::format_push_string)]
 
@@ -22,6 +22,7 @@ mod links;
 mod page;
 mod script;
 mod shell;
+mod wrong;
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -103,7 +104,12 @@ fn main() -> ExitCode {
             })
         };
         let with_blocks = (0..pages.len()).filter(|n| pages[*n].blocks().next().is_some());
-        with_blocks.map(page).chain([links]).collect()
+        let ground = ground.cloned();
+        let wrong = Trial::test("what_is_wrong_is_told", move || {
+            let ground = ground.ok_or("no bed")?;
+            ground.runtime.block_on(wrong::is_told(&ground.bed)).map_err(|error| Failed::from(format!("{error:#}")))
+        });
+        with_blocks.map(page).chain([links, wrong]).collect()
     });
     if !arguments.list {
         println!("{}", table(&shown, &times.lock().unwrap()));

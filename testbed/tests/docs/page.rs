@@ -25,16 +25,16 @@ pub enum Kind {
 impl Kind {
     fn parse(info: &str) -> anyhow::Result<Self> {
         let words: Vec<&str> = info.split_whitespace().collect();
-        Ok(match *words {
-            ["sh" | "bash"] => Self::Run,
-            ["sh" | "bash", "no-run"] => Self::Check,
-            ["yaml"] => Self::Objects(None),
-            ["yaml", "values"] => Self::Values,
-            ["yaml", part] if part.ends_with(".spec") => Self::Part(part.trim_end_matches(".spec").to_owned()),
-            ["yaml", file] if file.ends_with(".yaml") => Self::Objects(Some(file.to_owned())),
-            ["json"] => Self::Json,
-            ["env", file] if file.ends_with(".env") => Self::Env(file.to_owned()),
-            ["text"] => Self::Text,
+        Ok(match (words.as_slice(), words.last().and_then(|word| word.rsplit_once('.'))) {
+            (["sh" | "bash"], _) => Self::Run,
+            (["sh" | "bash", "no-run"], _) => Self::Check,
+            (["yaml"], _) => Self::Objects(None),
+            (["yaml", "values"], _) => Self::Values,
+            (["yaml", _], Some((kind, "spec"))) => Self::Part(kind.to_owned()),
+            (["yaml", file], Some((_, "yaml"))) => Self::Objects(Some((*file).to_owned())),
+            (["json"], _) => Self::Json,
+            (["env", file], Some((_, "env"))) => Self::Env((*file).to_owned()),
+            (["text"], _) => Self::Text,
             _ => bail!("no test knows what to do with a block of {info:?}; testbed/tests/docs/main.rs has the words there are"),
         })
     }
@@ -61,7 +61,7 @@ pub struct Page {
 }
 
 impl Page {
-    fn parse(name: String, text: &str) -> anyhow::Result<Self> {
+    pub fn parse(name: String, text: &str) -> anyhow::Result<Self> {
         let mut page = Self { name, all: Vec::new(), anchors: Vec::new(), links: Vec::new() };
         let mut lines = text.lines().enumerate();
         while let Some((n, line)) = lines.next() {
@@ -87,6 +87,12 @@ impl Page {
             page.all.push(Block { line: n + 1, kind, text });
         }
         Ok(page)
+    }
+
+    /// A file of manifests, which is one block.
+    fn manifests(name: String, text: String) -> Self {
+        let block = Block { line: 1, kind: Kind::Objects(None), text };
+        Self { name, all: vec![block], anchors: Vec::new(), links: Vec::new() }
     }
 
     /// A line of prose.
@@ -131,17 +137,22 @@ fn slug(heading: &str) -> String {
     kept.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// All pages, first those at the root.
+/// All pages, first those at the root, and the manifests that they point to.
 pub fn all() -> anyhow::Result<Vec<Page>> {
     let root = repository().canonicalize()?;
     let mut files: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| root.join(name)).into();
-    for folder in ["docs", "gitops"] {
-        gather(&root.join(folder), &mut files)?;
+    gather(&root.join("docs"), &["md"], &mut files)?;
+    for folder in ["gitops", "examples"] {
+        gather(&root.join(folder), &["md", "yaml"], &mut files)?;
     }
-    files.iter().map(|file| Page::parse(file.strip_prefix(&root)?.display().to_string(), &std::fs::read_to_string(file)?)).collect()
+    let read = |file: &PathBuf| {
+        let (name, text) = (file.strip_prefix(&root)?.display().to_string(), std::fs::read_to_string(file)?);
+        if file.extension().is_some_and(|e| e == "md") { Page::parse(name, &text) } else { Ok(Page::manifests(name, text)) }
+    };
+    files.iter().map(read).collect()
 }
 
-fn gather(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+fn gather(folder: &Path, extensions: &[&str], files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
@@ -149,8 +160,8 @@ fn gather(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     entries.sort();
     for path in entries {
         if path.is_dir() {
-            gather(&path, files)?;
-        } else if path.extension().is_some_and(|e| e == "md") {
+            gather(&path, extensions, files)?;
+        } else if path.extension().is_some_and(|found| extensions.iter().any(|wanted| found == *wanted)) {
             files.push(path);
         }
     }

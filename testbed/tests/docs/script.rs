@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testbed::bed::Bed;
 use testbed::operator::repository;
 use testbed::shell::bash;
@@ -53,7 +53,16 @@ impl Script {
             Kind::Objects(name) => {
                 ensure!(documents(text)?.iter().all(Value::is_object), "a document that is no object");
                 let file = self.keep(name.clone().unwrap_or_else(|| format!("block-{line}.yaml")), text);
-                if is_for_the_api_server(text)? { format!("kubectl apply --dry-run=server -f {file}\n") } else { String::new() }
+                let (ours, others): (Vec<Value>, Vec<Value>) = documents(text)?.into_iter().partition(is_for_the_api_server);
+                match (ours.len(), others.len()) {
+                    (0, _) => String::new(),
+                    (_, 0) => format!("kubectl apply --dry-run=server -f {file}\n"),
+                    _ => {
+                        let list = json!({"apiVersion": "v1", "kind": "List", "items": ours});
+                        let file = self.keep(format!("block-{line}.json"), &list.to_string());
+                        format!("kubectl apply --dry-run=server -f {file}\n")
+                    }
+                }
             }
             Kind::Part(kind) => {
                 let file = self.keep(format!("block-{line}.yaml"), &whole(kind, text)?);
@@ -87,7 +96,7 @@ impl Script {
 
     /// Runs it in a namespace, a folder and with a kubeconfig of its own.
     pub async fn run(&self, bed: &Bed) -> anyhow::Result<()> {
-        let namespace = self.name.trim_end_matches(".md").replace(['/', '_'], "-").to_lowercase();
+        let namespace = self.name.trim_end_matches(".md").replace(['/', '_', '.'], "-").to_lowercase();
         bed.create_namespace(&namespace).await?;
         let folder = bed.dir().join(format!("page-{namespace}"));
         std::fs::create_dir(&folder)?;
@@ -131,10 +140,11 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
     serde_yaml::Deserializer::from_str(text).map(|document| Ok(serde::Deserialize::deserialize(document)?)).collect()
 }
 
-/// What kustomize and kind read is no object of a cluster; the commands that follow use it.
-fn is_for_the_api_server(text: &str) -> anyhow::Result<bool> {
-    let theirs = ["kustomize.config.k8s.io", "kind.x-k8s.io"];
-    Ok(!documents(text)?.iter().any(|d| d["apiVersion"].as_str().is_some_and(|v| theirs.iter().any(|group| v.starts_with(group)))))
+/// What kustomize and kind read is no object of a cluster; the commands that use it tell. The definition of a HelmRelease is not to be
+/// had as a module.
+fn is_for_the_api_server(document: &Value) -> bool {
+    let theirs = ["kustomize.config.k8s.io", "kind.x-k8s.io", "helm.toolkit.fluxcd.io"];
+    !document["apiVersion"].as_str().is_some_and(|version| theirs.iter().any(|group| version.starts_with(group)))
 }
 
 /// A part of a spec in the place of an example's.

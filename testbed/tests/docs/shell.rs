@@ -3,9 +3,34 @@
 use anyhow::{Context, bail, ensure};
 
 /// Programs that are not here, or that must not be asked: nothing is known of their flags.
-pub const STRANGERS: [&str; 24] = [
-    "kind", "docker", "curl", "git", "cargo", "jq", "open", "cd", "echo", "export", "sleep", "sed", "grep", "cat", "base64", "chmod", "cp",
-    "ln", "rm", "for", "do", "done", "argocd", "flux",
+pub const STRANGERS: [&str; 27] = [
+    "kind",
+    "docker",
+    "curl",
+    "git",
+    "cargo",
+    "jq",
+    "open",
+    "cd",
+    "echo",
+    "export",
+    "sleep",
+    "sed",
+    "grep",
+    "cat",
+    "base64",
+    "chmod",
+    "cp",
+    "ln",
+    "rm",
+    "for",
+    "do",
+    "done",
+    "argocd",
+    "flux",
+    "sha256sum",
+    "gh",
+    "cosign",
 ];
 
 /// What asks each program of a block about each of its commands, without doing any.
