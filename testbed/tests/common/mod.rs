@@ -13,7 +13,11 @@ use tokio::runtime::Runtime;
 pub type Ground = (Arc<Runtime>, Arc<Rig>);
 
 /// `main` of a test binary, which boots its rig so.
-pub fn main(at_once: usize, boot: impl AsyncFnOnce(&Entered) -> anyhow::Result<Arc<Rig>>, trials: fn(Option<&Ground>) -> Vec<Trial>) -> ExitCode {
+pub fn main(
+    at_once: usize,
+    boot: impl AsyncFnOnce(&Entered) -> anyhow::Result<Arc<Rig>>,
+    trials: fn(Option<&Ground>) -> Vec<Trial>,
+) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Listing must be quick and must not print anything else.
     if arguments.list {

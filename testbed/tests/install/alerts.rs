@@ -33,7 +33,11 @@ const CASES: &[(&str, Series, &str, Series)] = &[
     ),
     (
         "AetherWritesFail",
-        &[("aether_api_writes_total{code='ok'}", "0+8x40"), ("aether_api_writes_total{code='503'}", "0+1x40"), ("aether_api_writes_total{code='none'}", "0+1x40")],
+        &[
+            ("aether_api_writes_total{code='ok'}", "0+8x40"),
+            ("aether_api_writes_total{code='503'}", "0+1x40"),
+            ("aether_api_writes_total{code='none'}", "0+1x40"),
+        ],
         "30m",
         &[("aether_api_writes_total{code='ok'}", "0+8x40"), ("aether_api_writes_total{code='409'}", "0+4x40")],
     ),
@@ -47,9 +51,18 @@ const CASES: &[(&str, Series, &str, Series)] = &[
         "AetherRestErrors",
         &[("aether_rest_requests_total{code='200'}", "0+8x40"), ("aether_rest_requests_total{code='503'}", "0+2x40")],
         "30m",
-        &[("aether_rest_requests_total{code='200'}", "0+8x40"), ("aether_rest_requests_total{code='404'}", "0+9x40"), ("aether_rest_requests_total{code='499'}", "0+9x40")],
+        &[
+            ("aether_rest_requests_total{code='200'}", "0+8x40"),
+            ("aether_rest_requests_total{code='404'}", "0+9x40"),
+            ("aether_rest_requests_total{code='499'}", "0+9x40"),
+        ],
     ),
-    ("AetherUpdateFailed", &[("aether_rolling_updates{state='FAILED'}", "0 1x10")], "4m", &[("aether_rolling_updates{state='FAILED'}", "0x10")]),
+    (
+        "AetherUpdateFailed",
+        &[("aether_rolling_updates{state='FAILED'}", "0 1x10")],
+        "4m",
+        &[("aether_rolling_updates{state='FAILED'}", "0x10")],
+    ),
     (
         "AetherUpdateRolledBack",
         &[("aether_rolling_updates{state='ROLLED_BACK'}", "2x70 3x30")],
@@ -64,27 +77,58 @@ const CASES: &[(&str, Series, &str, Series)] = &[
         // Each of them goes back by itself.
         &[("aether_verdicts{verdict='Unhealthy'}", "0x5 1x3 0x2 1x10")],
     ),
-    ("AetherHealthUnknown", &[("aether_verdicts{verdict='Unknown'}", "1x70")], "65m", &[("aether_verdicts{verdict='Unknown'}", "1x50 0 1x40")]),
-    ("AetherUpdateWaiting", &[("aether_rolling_updates{state='PENDING'}", "1x40")], "35m", &[("aether_rolling_updates{state='PENDING'}", "1x20 0 1x20")]),
+    (
+        "AetherHealthUnknown",
+        &[("aether_verdicts{verdict='Unknown'}", "1x70")],
+        "65m",
+        &[("aether_verdicts{verdict='Unknown'}", "1x50 0 1x40")],
+    ),
+    (
+        "AetherUpdateWaiting",
+        &[("aether_rolling_updates{state='PENDING'}", "1x40")],
+        "35m",
+        &[("aether_rolling_updates{state='PENDING'}", "1x20 0 1x20")],
+    ),
     (
         "AetherUpdateStuck",
         &[("aether_rolling_updates{state='ROLLING_BACK'}", "1x70")],
         "65m",
         // Neither is one state after another, nor one that may last.
-        &[("aether_rolling_updates{state='DEPLOYING'}", "1x20 0x50"), ("aether_rolling_updates{state='COMPLETING'}", "0x20 1x30 0x20"), ("aether_rolling_updates{state='ROUTING'}", "1x70")],
+        &[
+            ("aether_rolling_updates{state='DEPLOYING'}", "1x20 0x50"),
+            ("aether_rolling_updates{state='COMPLETING'}", "0x20 1x30 0x20"),
+            ("aether_rolling_updates{state='ROUTING'}", "1x70"),
+        ],
     ),
-    ("AetherUpdateHeld", &[("aether_rolling_updates{state='ROUTING'}", "1x1500")], "1445m", &[("aether_rolling_updates{state='ROUTING'}", "1x1400 0 1x99")]),
+    (
+        "AetherUpdateHeld",
+        &[("aether_rolling_updates{state='ROUTING'}", "1x1500")],
+        "1445m",
+        &[("aether_rolling_updates{state='ROUTING'}", "1x1400 0 1x99")],
+    ),
     (
         "AetherPoolBelowFloor",
-        &[("aether_pool_healthy{namespace='shop',pool='p',provider='vultr'}", "2x10"), ("aether_pool_floor{namespace='shop',pool='p',provider='vultr'}", "3x10")],
+        &[
+            ("aether_pool_healthy{namespace='shop',pool='p',provider='vultr'}", "2x10"),
+            ("aether_pool_floor{namespace='shop',pool='p',provider='vultr'}", "3x10"),
+        ],
         "6m",
-        &[("aether_pool_healthy{namespace='shop',pool='p',provider='vultr'}", "3x10"), ("aether_pool_floor{namespace='shop',pool='p',provider='vultr'}", "3x10")],
+        &[
+            ("aether_pool_healthy{namespace='shop',pool='p',provider='vultr'}", "3x10"),
+            ("aether_pool_floor{namespace='shop',pool='p',provider='vultr'}", "3x10"),
+        ],
     ),
     (
         "AetherPoolTooSmall",
-        &[("aether_pool_healthy{namespace='shop',pool='p',provider='vultr'}", "4x70"), ("aether_pool_wanted{namespace='shop',pool='p',provider='vultr'}", "5x70")],
+        &[
+            ("aether_pool_healthy{namespace='shop',pool='p',provider='vultr'}", "4x70"),
+            ("aether_pool_wanted{namespace='shop',pool='p',provider='vultr'}", "5x70"),
+        ],
         "65m",
-        &[("aether_pool_healthy{namespace='shop',pool='p',provider='vultr'}", "4x30 5x1 4x40"), ("aether_pool_wanted{namespace='shop',pool='p',provider='vultr'}", "5x80")],
+        &[
+            ("aether_pool_healthy{namespace='shop',pool='p',provider='vultr'}", "4x30 5x1 4x40"),
+            ("aether_pool_wanted{namespace='shop',pool='p',provider='vultr'}", "5x80"),
+        ],
     ),
     (
         "AetherPoolNotRenewed",
@@ -94,9 +138,15 @@ const CASES: &[(&str, Series, &str, Series)] = &[
     ),
     (
         "AetherProviderUnreachable",
-        &[("aether_cloud_calls_total{provider='vultr',verb='list',result='ok'}", "0+1x40"), ("aether_cloud_calls_total{provider='vultr',verb='list',result='transient'}", "0+2x40")],
+        &[
+            ("aether_cloud_calls_total{provider='vultr',verb='list',result='ok'}", "0+1x40"),
+            ("aether_cloud_calls_total{provider='vultr',verb='list',result='transient'}", "0+2x40"),
+        ],
         "30m",
-        &[("aether_cloud_calls_total{provider='vultr',verb='list',result='ok'}", "0+1x40"), ("aether_cloud_calls_total{provider='vultr',verb='list',result='throttled'}", "0+9x40")],
+        &[
+            ("aether_cloud_calls_total{provider='vultr',verb='list',result='ok'}", "0+1x40"),
+            ("aether_cloud_calls_total{provider='vultr',verb='list',result='throttled'}", "0+9x40"),
+        ],
     ),
     (
         "AetherProviderRefuses",
@@ -145,7 +195,11 @@ pub async fn the_rules_are_rules(rig: &Arc<Rig>) -> anyhow::Result<()> {
             ensure!(rule["annotations"][annotation].as_str().is_some_and(|text| !text.is_empty()), "{name} has no {annotation}");
         }
         ensure!(["critical", "warning", "info"].iter().any(|s| rule["labels"]["severity"] == *s), "{name}: {}", rule["labels"]);
-        ensure!(rule["expr"].as_str().is_some_and(|e| e.contains("job=\"other\"") && !e.contains("aether-operator")), "{name}: {}", rule["expr"]);
+        ensure!(
+            rule["expr"].as_str().is_some_and(|e| e.contains("job=\"other\"") && !e.contains("aether-operator")),
+            "{name}: {}",
+            rule["expr"]
+        );
     }
     Ok(())
 }
@@ -174,7 +228,12 @@ pub async fn each_alert_fires_and_does_not(rig: &Arc<Rig>) -> anyhow::Result<()>
     let cases = json!({"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests});
     let file = write(rig, "promtool-test", "cases.yaml", &cases)?;
     let said = promtool(rig, &["test", "rules", text(&file)?]).await?;
-    println!("promtool test rules: {} cases of {} alerts, {}", 2 * CASES.len(), names.len(), said.split_whitespace().last().unwrap_or_default());
+    println!(
+        "promtool test rules: {} cases of {} alerts, {}",
+        2 * CASES.len(),
+        names.len(),
+        said.split_whitespace().last().unwrap_or_default()
+    );
     Ok(())
 }
 
@@ -187,7 +246,16 @@ fn shown() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     metrics.leads(true);
     metrics.answered("/rolling-updates", "GET", 200, Duration::from_millis(1));
     metrics.called("vultr", "list", &Ok(()));
-    for class in [Class::NotFound, Class::Throttled(None), Class::Quota, Class::Capacity, Class::Auth, Class::Invalid, Class::Transient, Class::Unknown] {
+    for class in [
+        Class::NotFound,
+        Class::Throttled(None),
+        Class::Quota,
+        Class::Capacity,
+        Class::Auth,
+        Class::Invalid,
+        Class::Transient,
+        Class::Unknown,
+    ] {
         metrics.called::<()>("vultr", "list", &Err(Error { class, message: String::new() }));
     }
     let status = ProxyPoolStatus { replicas: Some(1), effective_min_available: Some(1), ..ProxyPoolStatus::default() };
@@ -212,7 +280,10 @@ fn asked(expression: &str) -> Vec<(String, Vec<(String, String)>)> {
         let rest = &expression[at..];
         let name: String = rest.chars().take_while(|c| is_name(*c)).collect();
         let matchers = rest[name.len()..].strip_prefix('{').and_then(|m| m.split_once('}')).map_or("", |(matchers, _)| matchers);
-        let pair = |m: &str| m.split_once('=').map(|(label, value)| (label.trim_end_matches('!').to_owned(), value.trim_start_matches('~').trim_matches('"').to_owned()));
+        let pair = |m: &str| {
+            m.split_once('=')
+                .map(|(label, value)| (label.trim_end_matches('!').to_owned(), value.trim_start_matches('~').trim_matches('"').to_owned()))
+        };
         all.push((name, matchers.split(',').filter_map(pair).collect()));
     }
     all
@@ -250,7 +321,11 @@ pub async fn nothing_is_asked_for_that_the_operator_does_not_show(rig: &Arc<Rig>
             used.insert(name);
         }
     }
-    println!("{alerts} alerts and {} queries of the dashboard use {} series, all of which the operator shows", expressions.len() - alerts, used.len());
+    println!(
+        "{alerts} alerts and {} queries of the dashboard use {} series, all of which the operator shows",
+        expressions.len() - alerts,
+        used.len()
+    );
     // As Grafana's sidecar gets it.
     let all = template(rig, "dry-run", &json!({"dashboard": {"enabled": true}}), &[]).await?;
     let map = all.iter().find(|o| o["kind"] == "ConfigMap").context("no ConfigMap")?;

@@ -41,10 +41,16 @@ pub fn value_sets() -> Vec<(&'static str, Value)> {
                 "extraArgs": ["--cloud-address=vultr=http://127.0.0.1:1"], "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
             }),
         ),
-        ("one namespace", json!({"watchNamespace": "dry-shop", "proxyPools": {"namespaces": ["dry-shop"]}, "serviceMonitor": {"enabled": true}})),
+        (
+            "one namespace",
+            json!({"watchNamespace": "dry-shop", "proxyPools": {"namespaces": ["dry-shop"]}, "serviceMonitor": {"enabled": true}}),
+        ),
         ("one namespace without REST", json!({"watchNamespace": "dry-shop", "api": {"enabled": false}})),
         ("pools everywhere", json!({"proxyPools": {"everywhere": true}})),
-        ("by digest, without REST, one pod", json!({"image": {"digest": format!("sha256:{:064}", 7)}, "api": {"enabled": false}, "replicas": 1})),
+        (
+            "by digest, without REST, one pod",
+            json!({"image": {"digest": format!("sha256:{:064}", 7)}, "api": {"enabled": false}, "replicas": 1}),
+        ),
         (
             "only what cannot be left out",
             json!({
@@ -160,7 +166,8 @@ pub async fn old_clusters_get_no_policies(rig: &Arc<Rig>) -> anyhow::Result<()> 
     ensure!(!refused.ok && refused.err.contains("1.29"), "{refused:?}");
     // The operator is let write others' names by the name that it has in this release.
     let values = json!({"serviceAccount": {"name": "me"}});
-    let policies: Vec<Value> = template(rig, NAMESPACE, &values, &[]).await?.into_iter().filter(|o| o["kind"].to_string().contains("Policy")).collect();
+    let policies: Vec<Value> =
+        template(rig, NAMESPACE, &values, &[]).await?.into_iter().filter(|o| o["kind"].to_string().contains("Policy")).collect();
     let text = stream(&policies);
     ensure!(text.contains("system:serviceaccount:dry-run:me") && !text.contains("aether-system"), "{text}");
     Ok(())

@@ -57,7 +57,10 @@ async fn work(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let reviews = "narrow-aether-operator-narrow-system-reviews";
     ensure!(
         wide.lines().collect::<Vec<_>>()
-            == [format!("clusterrole.rbac.authorization.k8s.io/{reviews}"), format!("clusterrolebinding.rbac.authorization.k8s.io/{reviews}")],
+            == [
+                format!("clusterrole.rbac.authorization.k8s.io/{reviews}"),
+                format!("clusterrolebinding.rbac.authorization.k8s.io/{reviews}")
+            ],
         "cluster-wide are:\n{wide}"
     );
     for (namespace, verb, resource, may) in [

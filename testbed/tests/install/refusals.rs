@@ -34,7 +34,10 @@ fn wrong() -> Vec<(Value, &'static [&'static str])> {
         (json!({"topologySpreadConstraints": [{"maxSkew": 1}]}), &["/topologySpreadConstraints/0", "'topologyKey'"]),
         (json!({"extraArgs": ["run"]}), &["/extraArgs/0", "'run' does not match"]),
         (json!({"prometheusRule": {"selector": "aether"}}), &["/prometheusRule/selector", "does not match"]),
-        (json!({"watchNamespace": "shop", "proxyPools": {"namespaces": ["web"]}}), &["proxyPools.namespaces: web is not watched", "watchNamespace is shop"]),
+        (
+            json!({"watchNamespace": "shop", "proxyPools": {"namespaces": ["web"]}}),
+            &["proxyPools.namespaces: web is not watched", "watchNamespace is shop"],
+        ),
     ]
 }
 

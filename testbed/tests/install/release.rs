@@ -77,7 +77,9 @@ async fn live(rig: &Arc<Rig>) -> anyhow::Result<()> {
     watching.until_state("COMPLETED", LIMIT).await?;
     let way: Vec<String> = watching.places();
     ensure!(way.len() == 10 && way[3..8] == ["ROUTING 1:9", "ROUTING 1:3", "ROUTING 1:1", "ROUTING 3:1", "ROUTING 1:0"], "it went {way:?}");
-    println!("helm upgrade from 0.0.9: begun at ROUTING 1:9, over at {upgraded_at}, nobody led for {without:.1?}, no object lost, the update completed");
+    println!(
+        "helm upgrade from 0.0.9: begun at ROUTING 1:9, over at {upgraded_at}, nobody led for {without:.1?}, no object lost, the update completed"
+    );
 
     // Other values roll the pods one by one.
     let (pods, lead) = (operators(rig, NAMESPACE).await?, Lead::watch(rig));
@@ -91,14 +93,21 @@ async fn live(rig: &Arc<Rig>) -> anyhow::Result<()> {
 
     // Without an operator everything stays as it is, in the middle of an update as well.
     shop.patch_update(json!({"version": "3.0.0", "control": {"version": "3.0.0", "routing": "1:1"}})).await?;
-    let half = |s: &testbed::watching::Seen| s.text("/newVersion") == "3.0.0" && s.place() == "ROUTING 1:1" && s.condition("TrafficShifted").0 == "True";
+    let half = |s: &testbed::watching::Seen| {
+        s.text("/newVersion") == "3.0.0" && s.place() == "ROUTING 1:1" && s.condition("TrafficShifted").0 == "True"
+    };
     watching.until("half of the traffic", LIMIT, half).await?;
     let (uids, users) = (self::uids(rig).await?, specs(&shop).await?);
     let said = helm::run(rig, &["uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "2m"], &Value::Null).await?;
     let out = said.succeeded()?;
     ensure!(out.contains("rollingupdates.aether.dev") && out.contains("proxypools.aether.dev"), "it does not say what it keeps: {out}");
     println!("helm uninstall:\n{}", out.trim());
-    for gone in ["deployment/aether-operator", "clusterrole/aether-operator", "clusterrole/aether-viewer", "validatingadmissionpolicy/aether-orders"] {
+    for gone in [
+        "deployment/aether-operator",
+        "clusterrole/aether-operator",
+        "clusterrole/aether-viewer",
+        "validatingadmissionpolicy/aether-orders",
+    ] {
         ensure!(rig.bed.kubectl(&["-n", NAMESPACE, "get", gone]).await.is_err(), "{gone} is left");
     }
     sleep(Duration::from_secs(8)).await;
