@@ -121,6 +121,7 @@ async fn live(rig: &Arc<Rig>) -> anyhow::Result<()> {
 
     // Installed again it takes up what is there.
     install(rig, RELEASE, NAMESPACE, &now, &json!({})).await?;
+    println!("installed again, one led after {:.1?}", led(rig).await?);
     test(rig, RELEASE, NAMESPACE).await?;
     ensure!(self::uids(rig).await? == uids, "an object was lost, or made anew");
     shop.patch_update(json!({"control": {"version": "3.0.0", "routing": null}})).await?;
@@ -219,6 +220,20 @@ pub async fn gone(rig: &Rig, release: &str, namespace: &str) -> anyhow::Result<(
     let crds = ["crd/rollingupdates.aether.dev", "crd/proxypools.aether.dev"];
     rig.bed.kubectl(&[&["delete", "--ignore-not-found", "--timeout=60s"], &crds[..]].concat()).await?;
     Ok(())
+}
+
+/// Waits until a pod that is there leads. The rights go with the release, so the last leader could not give the Lease back: it has
+/// to run out first.
+async fn led(rig: &Rig) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    loop {
+        let holder = rig.bed.kubectl(&["-n", NAMESPACE, "get", "lease", RELEASE, "-o", "jsonpath={.spec.holderIdentity}"]).await?;
+        if !holder.is_empty() && rig.bed.kubectl(&["-n", NAMESPACE, "get", "pod", &holder]).await.is_ok() {
+            return Ok(started.elapsed());
+        }
+        ensure!(started.elapsed() < LIMIT, "{holder:?} still leads");
+        sleep(Duration::from_millis(250)).await;
+    }
 }
 
 /// UIDs of all RollingUpdates and ProxyPools.
