@@ -5,7 +5,7 @@
 //! | info string | what the test does |
 //! |---|---|
 //! | `sh` | runs it, page by page and in the page's order, as one script with `set -e`; the page has a namespace of its own |
-//! | `sh no-run` | checks it: `bash -n`; `aether`, `aether-operator`, `kubectl` and `helm` parse each of their commands, as they do before `--help`; `make` knows the target; another program must be in [`shell::STRANGERS`] |
+//! | `sh no-run` | checks it: `bash -n`; `aether`, `aether-operator`, `kubectl` and `helm` parse each of their commands, as they do before `--help`; `make` knows the target; another program must be in [`shell::STRANGERS`]. `<!-- Not run: ... -->` before it says why |
 //! | `yaml` | the API server takes each document in a dry run, unknown fields refused. With a name, as in `yaml shop.yaml`, it is also there as a file for the commands that follow |
 //! | `yaml RollingUpdate.spec`, `yaml ProxyPool.spec` | a part of a spec: the API server takes it in an example's place |
 //! | `yaml values` | values of the chart: `helm template` with the chart's own schema |

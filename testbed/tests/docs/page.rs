@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use testbed::operator::repository;
 
 /// What is done with a block.
@@ -64,6 +64,7 @@ impl Page {
     pub fn parse(name: String, text: &str) -> anyhow::Result<Self> {
         let mut page = Self { name, all: Vec::new(), anchors: Vec::new(), links: Vec::new() };
         let mut lines = text.lines().enumerate();
+        let mut is_excused = false;
         while let Some((n, line)) = lines.next() {
             let inner = line.trim_start();
             let indent = line.len() - inner.len();
@@ -71,10 +72,12 @@ impl Page {
                 (Some(info), _) => (Kind::parse(info).with_context(|| format!("{}:{}", page.name, n + 1))?, "```"),
                 (_, Some("")) => (Kind::Hidden, "-->"),
                 _ => {
+                    is_excused |= inner.starts_with("<!-- Not run");
                     page.read(n + 1, line);
                     continue;
                 }
             };
+            ensure!(kind != Kind::Check || is_excused, "{}:{}: say before it why not: <!-- Not run: ... -->", page.name, n + 1);
             let mut text = String::new();
             let is_closed = loop {
                 match lines.next() {
@@ -83,7 +86,7 @@ impl Page {
                     Some((_, line)) => text += &format!("{}\n", line.get(indent..).unwrap_or_default()),
                 }
             };
-            anyhow::ensure!(is_closed, "{}:{} is never closed", page.name, n + 1);
+            ensure!(is_closed, "{}:{} is never closed", page.name, n + 1);
             page.all.push(Block { line: n + 1, kind, text });
         }
         Ok(page)

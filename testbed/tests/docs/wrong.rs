@@ -7,9 +7,10 @@ use crate::page::Page;
 use crate::{links, script};
 
 /// A block that must not pass, and what is to be said of it.
-const WRONG: [(&str, &str); 20] = [
+const WRONG: [(&str, &str); 21] = [
     ("```python\nprint(1)\n```", "no test knows"),
     ("```\nkubectl get pods\n```", "no test knows"),
+    ("```sh no-run\nfalse\n```", "why not"),
     ("```sh\ntrue\n", "never closed"),
     ("```sh\nfalse\ntrue\n```", "fails with"),
     ("```sh\nkubectl get nothings | cat\n```", "nothings"),
@@ -40,7 +41,8 @@ const WRONG: [(&str, &str); 20] = [
 pub async fn is_told(bed: &Bed) -> anyhow::Result<()> {
     for (n, (text, wanted)) in WRONG.iter().enumerate() {
         let name = format!("wrong-{n}.md");
-        let told = async { script::of(&Page::parse(name, &format!("# A page\n\n{text}\n"))?)?.run(bed).await };
+        let excuse = if *wanted == "why not" { "" } else { "<!-- Not run: it is wrong. -->" };
+        let told = async { script::of(&Page::parse(name, &format!("# A page\n{excuse}\n{text}\n"))?)?.run(bed).await };
         match told.await {
             Ok(()) => anyhow::bail!("nobody minds {text}"),
             Err(error) => {
