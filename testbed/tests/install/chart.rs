@@ -97,7 +97,7 @@ pub async fn lint(rig: &Arc<Rig>) -> anyhow::Result<()> {
 }
 
 pub async fn the_api_server_takes_all_of_it(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let mut table = String::from("kubectl apply --dry-run=server:\n");
+    let mut table = vec!["kubectl apply --dry-run=server:".to_owned()];
     for (name, values) in value_sets() {
         // Hooks are rendered as well. A pod is tried below: its account is not there where nothing is made.
         let all = template(rig, NAMESPACE, &values, &[]).await.context(name)?;
@@ -109,14 +109,14 @@ pub async fn the_api_server_takes_all_of_it(rig: &Arc<Rig>) -> anyhow::Result<()
         ensure!(pods.len() == 2, "{name}: {} pods", pods.len());
         rig.bed.kubectl_stdin(&["-n", NAMESPACE, "create", "--dry-run=server", "-f", "-"], &stream(&pods)).await.context(name)?;
         in_one_namespace(name, &values, &all)?;
-        table += &format!("  {name:<36} {taken:>3} objects, {} pods that the restricted standard lets in\n", pods.len());
+        table.push(format!("  {name:<36} {taken:>3} objects, {} pods that the restricted standard lets in", pods.len()));
     }
     // A pod that is not restricted is refused here, so that the others are let in for what they are.
     let mut loose = pods(&template(rig, NAMESPACE, &json!({}), &[]).await?);
     loose[0]["spec"]["securityContext"]["runAsNonRoot"] = json!(false);
     let refused = rig.bed.kubectl_stdin(&["-n", NAMESPACE, "create", "--dry-run=server", "-f", "-"], &stream(&loose[..1])).await;
     ensure!(refused.is_err_and(|e| e.to_string().contains("violates PodSecurity")), "the namespace lets everything in");
-    print!("{table}");
+    println!("{}", table.join("\n"));
     Ok(())
 }
 

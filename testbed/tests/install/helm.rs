@@ -80,7 +80,7 @@ pub fn objects(yaml: &str) -> anyhow::Result<Vec<Value>> {
 
 /// Objects as a stream. (Of a List kubectl checks the objects itself, by rules older than the API server's.)
 pub fn stream(objects: &[Value]) -> String {
-    objects.iter().map(|object| format!("---\n{object}\n")).collect()
+    objects.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")
 }
 
 pub fn text(path: &Path) -> anyhow::Result<&str> {

@@ -43,14 +43,14 @@ fn wrong() -> Vec<(Value, &'static [&'static str])> {
 
 pub async fn wrong_values_are_refused_by_their_names(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let folder = chart();
-    let mut table = String::from("values that are refused:\n");
+    let mut table = vec!["values that are refused:".to_owned()];
     for (values, told) in wrong() {
         let said = helm::run(rig, &["template", "aether-operator", text(&folder)?], &values).await?;
         ensure!(!said.ok, "{values} is taken");
         let line = said.err.lines().find(|line| told.iter().all(|word| line.contains(word)));
         let line = line.ok_or_else(|| anyhow::anyhow!("{values}: {told:?} is not in\n{}", said.err))?;
-        table += &format!("  {values}\n      {}\n", line.trim_start_matches("- ").trim_start_matches("Error: "));
+        table.push(format!("  {values}\n      {}", line.trim_start_matches("- ").trim_start_matches("Error: ")));
     }
-    print!("{table}");
+    println!("{}", table.join("\n"));
     Ok(())
 }
