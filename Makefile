@@ -73,6 +73,7 @@ at-gates:
 	$(TEST) --test gates --test health
 with-people:
 	$(TEST) --test orders --test people
+	$(TEST) --test pool a_pool_is_scaled_evicted_from_and_deleted
 installed:
 	$(TEST) --test install --test gitops --test docs
 

@@ -134,7 +134,8 @@ impl Kubernetes {
                 }
                 let version = there.metadata.resource_version;
                 let secret = Secret { metadata: ObjectMeta { resource_version: version, ..secret.metadata.clone() }, ..secret };
-                bounded(self.secrets.replace(&order.name, &params, &secret)).await.map(drop).map_err(nothing_made)
+                let patch = Patch::Merge(&secret);
+                bounded(self.secrets.patch(&order.name, &PatchParams::default(), &patch)).await.map(drop).map_err(nothing_made)
             }
             Err(e) => Err(nothing_made(e)),
         }

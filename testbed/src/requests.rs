@@ -56,6 +56,8 @@ struct Line {
     request_uri: String,
     object_ref: Option<ObjectRef>,
     #[serde(default)]
+    response_status: ResponseStatus,
+    #[serde(default)]
     annotations: BTreeMap<String, String>,
     stage_timestamp: DateTime<Utc>,
 }
@@ -64,6 +66,12 @@ struct Line {
 struct User {
     #[serde(default)]
     username: String,
+}
+
+#[derive(Deserialize, Default)]
+struct ResponseStatus {
+    #[serde(default)]
+    code: u16,
 }
 
 #[derive(Deserialize, Default)]
@@ -103,6 +111,10 @@ pub fn tally(log: impl BufRead) -> anyhow::Result<Tally> {
         let refused = line.annotations.get("authorization.k8s.io/decision").is_some_and(|d| d == "forbid");
         if refused && !leaving && !object.namespace.starts_with(NO_RIGHTS) {
             denied.push((of(&line.verb), format!("{} {}", line.user.username, line.request_uri)));
+        }
+        // Server-side apply of what is not there takes both rights.
+        if line.verb == "patch" && line.response_status.code == 201 {
+            tally.entry(of("create")).or_default().made += 1;
         }
         for verb in line.annotations.get(ORDERS).into_iter().flat_map(|all| all.split(',')).filter(|v| !v.is_empty()) {
             tally.entry(of(verb)).or_default().made += 1;
@@ -263,10 +275,15 @@ mod tests {
             line(1, OPERATOR, "get", "deployments", "no-rights-1", "forbid"),
             line(2, "system:serviceaccount:ops:other", "get", "deployments", "shop", "forbid"),
             line(2, OPERATOR, "patch", "deployments/status", "shop", "allow"),
+            line(3, OPERATOR, "patch", "deployments", "shop", "allow").replace("\"stage\"", "\"responseStatus\":{\"code\":201},\"stage\""),
             "{\"stage\": \"Respo".into(),
         ];
         let wanted = [
+            ("approve deployments.apps", 1, 0),
+            ("create deployments.apps", 1, 0),
             ("get deployments.apps", 3, 1),
+            ("patch deployments.apps", 1, 0),
+            ("route deployments.apps", 1, 0),
             ("approve deployments/status.apps", 1, 0),
             ("patch deployments/status.apps", 1, 0),
             ("route deployments/status.apps", 1, 0),

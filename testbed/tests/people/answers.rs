@@ -107,6 +107,9 @@ pub async fn updates_over_rest(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     let (one, two) = tokio::try_join!(again(), again())?;
     ensure!(one.code == 200 && two.code == 200, "{one:?} {two:?}");
     ensure!(place.update("web").await?["spec"]["attempt"] == 2, "two starts at once made two attempts");
+    expect(&dev, "POST", &path("/rolling-update/web/routing?wait=90s"), json!({"routing": "1:0"}), 200, "ROUTING").await?;
+    let done = expect(&dev, "POST", &path("/rolling-update/web/complete?wait=90s"), Value::Null, 200, "").await?;
+    ensure!(done["state"] == "COMPLETED", "{done:#}");
     place.close().await
 }
 
