@@ -248,6 +248,8 @@ fn is_slow(number: u64, every: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -261,18 +263,21 @@ mod tests {
     }
 
     /// A server that answers each connection's first request and closes at the second without an answer, which its
-    /// application has read or not.
-    async fn server(reads: bool) -> SocketAddr {
+    /// application has read or not. Beside its address, how often it closed so.
+    async fn server(reads: bool) -> (SocketAddr, Arc<AtomicUsize>) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
+        let (addr, met) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let counted = met.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
+                let seen = counted.clone();
                 tokio::spawn(async move {
                     let mut part = [0; 4096];
                     let _ = stream.read(&mut part).await;
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nx-version: 1\r\ncontent-length: 0\r\n\r\n").await;
                     let length = stream.read(&mut part).await.unwrap_or_default();
+                    seen.fetch_add(usize::from(length > 0), Ordering::Relaxed);
                     let text = String::from_utf8_lossy(&part[..length]).into_owned();
                     let number = text.lines().find_map(|line| line.strip_prefix("x-request-number: "));
                     if let Some(number) = number.filter(|_| reads) {
@@ -282,7 +287,7 @@ mod tests {
                 });
             }
         });
-        addr
+        (addr, met)
     }
 
     fn plan(addr: SocketAddr) -> Plan {
@@ -292,14 +297,14 @@ mod tests {
 
     #[tokio::test]
     async fn every_request_is_counted() {
-        let addr = server(false).await;
+        let (addr, met) = server(false).await;
         let report = Load::start(Plan { fresh_share: 1.0, ..plan(addr) }).unwrap().finished().await;
         assert_eq!((report.requests(), report.failed()), (20, 0), "{report}");
         let report = Load::start(Plan { fresh_share: 0.0, ..plan(addr) }).unwrap().finished().await;
-        // Every second one meets a close, unless a slow machine has two under way at once; none is lost.
+        // Every second one meets a close, or fewer where a slow machine has several under way at once; none is lost.
         assert_eq!((report.requests(), report.failed()), (20, 0), "{report}");
-        assert!((9..=19).contains(&report.crossed()), "{report}");
-        let cuts = server(true).await;
+        assert!(report.crossed() > 0 && report.crossed() == met.load(Ordering::Relaxed), "{report}, and the server met {met:?}");
+        let (cuts, _) = server(true).await;
         let report = Load::start(Plan { fresh_share: 0.0, ..plan(cuts) }).unwrap().finished().await;
         assert!(report.crossed() == 0 && report.failures().contains_key("closed while kept"), "{report}");
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
