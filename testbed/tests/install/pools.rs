@@ -14,7 +14,7 @@ use crate::chart::restricted;
 use crate::helm::{chart, text};
 use crate::release::{INSTALLED, RELEASE, gone, install, pods_say};
 
-const NAMESPACE: &str = "aether-system";
+const NAMESPACE: &str = "pools-system";
 
 pub async fn a_pool_says_how_to_give_it_rights(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let _installed = INSTALLED.lock().await;
