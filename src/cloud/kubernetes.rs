@@ -151,8 +151,12 @@ impl Kubernetes {
 
     /// The pod of that name, if it is the pool's for the same slot and epoch and there to stay.
     async fn namesake(&self, order: &Order) -> Result<Vm, Error> {
-        let pod = bounded(self.pods.get(&order.name)).await.map_err(|e| error(Verb::Read, &e))?;
-        match vm(&order.marks.pool, &pod) {
+        let named = ListParams::default().fields(&format!("metadata.name={}", order.name));
+        let pods = bounded(self.pods.list(&named)).await.map_err(|e| error(Verb::Read, &e))?;
+        let Some(pod) = pods.items.first() else {
+            return Err(Error { class: Class::Transient, message: format!("an earlier pod {} has just gone", order.name) });
+        };
+        match vm(&order.marks.pool, pod) {
             Some(vm) if vm.phase == Phase::Deleting => {
                 Err(Error { class: Class::Transient, message: format!("an earlier pod {} is still going", order.name) })
             }

@@ -145,21 +145,25 @@ async fn pods_that_are_let_go_of_belong_to_nobody() {
 async fn what_an_attempt_left_behind_is_taken_over() {
     let exists = failure(409, "AlreadyExists", "exists");
     let earlier = pod(&Marks { nonce: "earlier".into(), ..marks_of(1) }, "Running");
-    let replies = [exists.clone(), json_of(200, &secret(UID)), json_of(200, &secret(UID)), exists.clone(), json_of(200, &earlier)];
+    let replies = [exists.clone(), json_of(200, &secret(UID)), json_of(200, &secret(UID)), exists.clone(), list(std::slice::from_ref(&earlier), None)];
     let server = Server::with(replies).await;
     assert_eq!(cloud(&server).create(&order()).await.unwrap().marks.nonce, "earlier");
-    assert_eq!(server.seen()[2].body["metadata"]["resourceVersion"], "7");
+    let seen = server.seen();
+    assert_eq!((&*seen[2].method, &seen[2].body["metadata"]["resourceVersion"]), ("PATCH", &json!("7")));
+    assert!(seen[4].target.contains("fieldSelector=metadata.name%3Dpool-1-2"), "{:?}", seen[4]);
 
     let server = Server::with([exists.clone(), json_of(200, &secret("another"))]).await;
     assert_eq!(cloud(&server).create(&order()).await.unwrap_err().class, Class::Invalid);
 
     let mut going = earlier;
     going["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:01Z");
-    let server = Server::with([json_of(201, &secret(UID)), exists.clone(), json_of(200, &going)]).await;
+    let server = Server::with([json_of(201, &secret(UID)), exists.clone(), list(&[going], None)]).await;
     assert_eq!(cloud(&server).create(&order()).await.unwrap_err().class, Class::Transient);
     let strangers = pod(&Marks { pool: "another".into(), ..marks_of(1) }, "Running");
-    let server = Server::with([json_of(201, &secret(UID)), exists, json_of(200, &strangers)]).await;
+    let server = Server::with([json_of(201, &secret(UID)), exists.clone(), list(&[strangers], None)]).await;
     assert_eq!(cloud(&server).create(&order()).await.unwrap_err().class, Class::Invalid);
+    let server = Server::with([json_of(201, &secret(UID)), exists, list(&[], None)]).await;
+    assert_eq!(cloud(&server).create(&order()).await.unwrap_err().class, Class::Transient);
 }
 
 #[rstest]

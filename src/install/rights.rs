@@ -117,7 +117,7 @@ pub fn rights() -> Vec<Right> {
             &["get", "create", "patch", "delete"],
             "the clouds' and the proxies' logins, by name; the published URLs; the script of proxies that are pods",
         ),
-        right(Pools, "", "pods", &["get", "create", "delete"], "proxies that are pods"),
+        right(Pools, "", "pods", &["create", "delete"], "proxies that are pods"),
         right(Pools, "discovery.k8s.io", "endpointslices", &["create", "patch", "delete"], "the published addresses"),
         right(Reviews, "authentication.k8s.io", "tokenreviews", &["create"], "who asks"),
         right(Reviews, "authorization.k8s.io", "subjectaccessreviews", &["create"], "whether they may"),

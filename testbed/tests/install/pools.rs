@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use testbed::operator::repository;
 use testbed::requests::NO_RIGHTS;
 use testbed::rig::{LIMIT, Rig};
+use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::chart::restricted;
-use crate::helm::{chart, text};
+use crate::helm::{chart, said, text};
 use crate::release::{INSTALLED, RELEASE, gone, install, pods_say};
 
 const NAMESPACE: &str = "pools-system";
@@ -30,6 +31,7 @@ async fn told(rig: &Rig) -> anyhow::Result<()> {
     let place = format!("{NO_RIGHTS}-for-pools");
     restricted(rig, NAMESPACE).await?;
     install(rig, RELEASE, NAMESPACE, &chart(), &json!({})).await?;
+    configure(rig).await?;
     rig.bed.create_namespace(&place).await?;
     let login = ["create", "secret", "generic", "proxy-auth", "--from-literal=username=proxy", "--from-literal=password=correct-horse"];
     rig.bed.kubectl(&[&["-n", &place], &login[..]].concat()).await?;
@@ -50,6 +52,28 @@ async fn told(rig: &Rig) -> anyhow::Result<()> {
     until("its first pod", async || Ok((!rig.bed.kubectl(&pods).await?.is_empty()).then_some(()))).await?;
     rig.bed.kubectl(&["-n", &place, "delete", "proxypool", "kubernetes", "--timeout=90s"]).await?;
     until("no pod left", async || Ok(rig.bed.kubectl(&pods).await?.is_empty().then_some(()))).await?;
+    Ok(())
+}
+
+/// Over REST, by somebody who may do just that: the first time the configuration is made, then it is changed.
+async fn configure(rig: &Rig) -> anyhow::Result<()> {
+    for what in [
+        "create serviceaccount rolling",
+        "create role rolling --verb=patch --resource=configmaps --resource-name=aether-rolling",
+        "create rolebinding rolling --role=rolling --serviceaccount=pools-system:rolling",
+    ] {
+        rig.bed.kubectl(&[&["-n", NAMESPACE], &what.split(' ').collect::<Vec<_>>()[..]].concat()).await?;
+    }
+    let token = rig.bed.kubectl(&["-n", NAMESPACE, "create", "token", "rolling", "--audience=aether.dev"]).await?;
+    let selector = "app.kubernetes.io/component=operator";
+    let pod = rig.bed.kubectl(&["-n", NAMESPACE, "get", "pods", "-l", selector, "-o", "jsonpath={.items[0].status.podIP}"]).await?;
+    for (body, wanted) in [(r#"{"batch_size": 3}"#, "\"batch_size\":3"), (r#"{"min_available": 4}"#, "\"min_available\":4")] {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail-with-body", "-X", "PATCH", "-H", "Content-Type: application/json", "-H"]);
+        curl.arg(format!("Authorization: Bearer {}", token.trim())).args(["-d", body]).arg(format!("http://{pod}:8080/rolling"));
+        let answer = said(curl, "").await?.succeeded()?;
+        ensure!(answer.contains(wanted), "{body}: {answer}");
+    }
     Ok(())
 }
 
