@@ -145,7 +145,13 @@ async fn pods_that_are_let_go_of_belong_to_nobody() {
 async fn what_an_attempt_left_behind_is_taken_over() {
     let exists = failure(409, "AlreadyExists", "exists");
     let earlier = pod(&Marks { nonce: "earlier".into(), ..marks_of(1) }, "Running");
-    let replies = [exists.clone(), json_of(200, &secret(UID)), json_of(200, &secret(UID)), exists.clone(), list(std::slice::from_ref(&earlier), None)];
+    let replies = [
+        exists.clone(),
+        json_of(200, &secret(UID)),
+        json_of(200, &secret(UID)),
+        exists.clone(),
+        list(std::slice::from_ref(&earlier), None),
+    ];
     let server = Server::with(replies).await;
     assert_eq!(cloud(&server).create(&order()).await.unwrap().marks.nonce, "earlier");
     let seen = server.seen();

@@ -3,6 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::pool::keep::CONFIG;
+use crate::runtime::run::LEASE;
+
 use super::orders;
 
 /// Where a right counts.
@@ -52,6 +55,8 @@ pub struct Right {
     pub group: &'static str,
     /// Resource, or `resource/subresource`.
     pub resource: &'static str,
+    /// The only object of it; `None`: any.
+    pub name: Option<&'static str>,
     /// What may be done.
     pub verbs: Vec<&'static str>,
     /// What for.
@@ -61,7 +66,10 @@ pub struct Right {
 /// The table.
 pub fn rights() -> Vec<Right> {
     use Scope::{Own, Pools, Reviews, Work};
-    let right = |scope, group, resource, verbs: &[&'static str], why| Right { scope, group, resource, verbs: verbs.to_vec(), why };
+    let right =
+        |scope, group, resource, verbs: &[&'static str], why| Right { scope, group, resource, name: None, verbs: verbs.to_vec(), why };
+    // What is to be made has no name yet as far as RBAC knows, so creating takes a line of its own.
+    let only = |name, right: Right| Right { name: Some(name), ..right };
     let gateway = "gateway.networking.k8s.io";
     let order = |resource| orders::verbs(resource);
     vec![
@@ -121,21 +129,30 @@ pub fn rights() -> Vec<Right> {
         right(Pools, "discovery.k8s.io", "endpointslices", &["create", "patch", "delete"], "the published addresses"),
         right(Reviews, "authentication.k8s.io", "tokenreviews", &["create"], "who asks"),
         right(Reviews, "authorization.k8s.io", "subjectaccessreviews", &["create"], "whether they may"),
-        right(Own, "coordination.k8s.io", "leases", &["get", "create", "update"], "one leads"),
-        right(Own, "", "configmaps", &["get", "create", "patch"], "the rolling configuration that people change over REST"),
+        only(LEASE, right(Own, "coordination.k8s.io", "leases", &["get", "update"], "one leads")),
+        right(Own, "coordination.k8s.io", "leases", &["create"], "the first time"),
+        only(CONFIG, right(Own, "", "configmaps", &["get", "patch"], "the rolling configuration that people change over REST")),
+        right(Own, "", "configmaps", &["create"], "the first time"),
     ]
 }
 
-/// The RBAC rules of a scope: one for each resource.
+/// The RBAC rules of a scope: one for each resource, or object.
 pub fn rules(scope: Scope) -> Vec<Value> {
     let mut rules: Vec<Right> = Vec::new();
     for right in rights().into_iter().filter(|r| r.scope == scope) {
-        match rules.iter_mut().find(|r| (r.group, r.resource) == (right.group, right.resource)) {
+        match rules.iter_mut().find(|r| (r.group, r.resource, r.name) == (right.group, right.resource, right.name)) {
             Some(rule) => rule.verbs.extend(right.verbs),
             None => rules.push(right),
         }
     }
-    rules.iter().map(|r| json!({"apiGroups": [r.group], "resources": [r.resource], "verbs": r.verbs})).collect()
+    let rule = |r: &Right| {
+        let mut rule = json!({"apiGroups": [r.group], "resources": [r.resource], "verbs": r.verbs});
+        if let (Some(name), Some(fields)) = (r.name, rule.as_object_mut()) {
+            fields.insert("resourceNames".into(), json!([name]));
+        }
+        rule
+    };
+    rules.iter().map(rule).collect()
 }
 
 /// The rules of every scope, by its key.
@@ -146,9 +163,10 @@ pub fn all_rules() -> Value {
 /// The table as a page for people.
 pub fn page() -> String {
     let table = |scope: Scope| {
-        let rows = rights().into_iter().filter(|r| r.scope == scope).map(|Right { group, resource, verbs, why, .. }| {
+        let rows = rights().into_iter().filter(|r| r.scope == scope).map(|Right { group, resource, name, verbs, why, .. }| {
             let dot = if group.is_empty() { "" } else { "." };
-            format!("| {resource}{dot}{group} | {} | {why} |\n", verbs.join(", "))
+            let name = name.map(|name| format!(" `{name}`")).unwrap_or_default();
+            format!("| {resource}{dot}{group}{name} | {} | {why} |\n", verbs.join(", "))
         });
         format!("\n## In {}\n\n| resource | verbs | what for |\n|---|---|---|\n{}", scope.place(), rows.collect::<String>())
     };

@@ -324,11 +324,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let copied = Program::new("cp").args(["-r", "--parents"]).args(given).arg(folder.path()).current_dir(repository()).status();
         assert!(copied.unwrap().success());
-        let cargo = Program::new(env!("CARGO"))
-            .args(["metadata", "--locked", "--offline", "--format-version=1"])
-            .current_dir(folder.path())
-            .output()
-            .unwrap();
+        let cargo =
+            Program::new(env!("CARGO")).args(["tree", "--locked", "--offline", "--workspace"]).current_dir(folder.path()).output().unwrap();
         assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
     }
 

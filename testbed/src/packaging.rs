@@ -44,7 +44,7 @@ fn files(helm: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let base = template(helm, OLDEST, &[])?;
     let newest = template(helm, NEWEST, &[])?;
     // Its rights end there, so it may have pools there.
-    let own = format!("watchNamespace={NAMESPACE},proxyPools.namespaces={{{NAMESPACE}}}");
+    let own = format!("watchNamespace={NAMESPACE},proxyPools.namespaces={{{NAMESPACE}}},api.enabled=false");
     let namespaced = template(helm, OLDEST, &["--set", &own])?;
     let added = |to: &[Value]| -> Vec<Value> { to.iter().filter(|n| !base.iter().any(|b| id(b) == id(n))).cloned().collect() };
     let removed: Vec<&Value> = base.iter().filter(|b| !namespaced.iter().any(|n| id(n) == id(b))).collect();
@@ -60,7 +60,9 @@ fn files(helm: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let own = json!({"name": "WATCH_NAMESPACE", "value": null, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}});
     let deployment = base.iter().find(|object| id(object)[1] == "Deployment").context("the chart renders no Deployment")?;
     let container = deployment.pointer("/spec/template/spec/containers/0/name").context("its Deployment has no container")?;
-    let container = json!({"name": container, "env": [own]});
+    // To ask who calls is a right of the whole cluster, and its binding names one account: two overlays would share it.
+    let rest = json!({"name": "AETHER_API_ADDRESS", "value": "off"});
+    let container = json!({"name": container, "env": [own, rest]});
     let watches = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "aether-operator", "namespace": NAMESPACE},
         "spec": {"template": {"spec": {"containers": [container]}}},

@@ -22,7 +22,7 @@
 {{/* The CLI finds the operator's pods by the first one. */}}
 {{- define "aether.selector" -}}
 app.kubernetes.io/name: aether
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
@@ -80,7 +80,7 @@ capabilities:
 {{- define "aether.subjects" -}}
 - kind: ServiceAccount
   name: {{ include "aether.account" . }}
-  namespace: {{ .Release.Namespace }}
+  namespace: {{ .Release.Namespace | quote }}
 {{- end -}}
 
 {{/* Whether there are policies of a kind that Kubernetes has since a version. */}}
@@ -92,4 +92,18 @@ capabilities:
 {{- define "aether.policies" -}}
 {{- $user := printf "system:serviceaccount:%s:%s" .root.Release.Namespace (include "aether.account" .root) -}}
 {{- .root.Files.Get .file | replace "system:serviceaccount:aether-system:aether-operator" $user -}}
+{{- end -}}
+
+{{/* Two releases of one namespace would share a Lease, and one of them would never work. */}}
+{{- define "aether.isAlone" -}}
+{{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items -}}
+{{- $labels := default dict .metadata.labels -}}
+{{- $other := get $labels "app.kubernetes.io/instance" -}}
+{{- if and (eq (get $labels "app.kubernetes.io/name") "aether") (eq (get $labels "app.kubernetes.io/component") "operator") (ne $other $.Release.Name) -}}
+{{- fail (printf "release %s of Aether is in namespace %s already: upgrade that one, or choose another namespace" $other $.Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.name: say which account there is, or let serviceAccount.create be true" -}}
+{{- end -}}
 {{- end -}}

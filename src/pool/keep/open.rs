@@ -113,7 +113,7 @@ impl Keeper {
         }
         format!(
             "; namespaces with pools are named at the installation (the chart's proxyPools.namespaces), or: kubectl -n {namespace} create \
-             rolebinding {role} --clusterrole={role} --serviceaccount={own}:{}",
+             rolebinding aether-pools --clusterrole={role} --serviceaccount={own}:{}",
             install::NAME
         )
     }
