@@ -54,7 +54,7 @@ pub fn value_sets() -> Vec<(&'static str, Value)> {
         (
             "only what cannot be left out",
             json!({
-                "crds": {"install": false}, "rbac": {"create": false}, "roles": {"create": false}, "serviceAccount": {"create": false},
+                "crds": {"install": false}, "rbac": {"create": false}, "roles": {"create": false}, "serviceAccount": {"create": false, "name": "operators"},
                 "admissionPolicies": {"enabled": false}, "podDisruptionBudget": {"enabled": false}, "networkPolicy": {"enabled": false},
                 "topologySpreadConstraints": [], "rolling": {"ageLimit": 3600},
             }),
