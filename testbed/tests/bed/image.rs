@@ -159,17 +159,22 @@ pub async fn the_operator_runs_in_it_alone_and_in_twos(bed: &Bed) -> anyhow::Res
     }))
     .await?;
     let volumes = json!([{"name": "tls", "secret": {"secretName": "tls"}}, {"name": "scratch", "emptyDir": {}}]);
-    let template = pod(NAMESPACE, "unnamed", &json!({"serviceAccountName": "aether-operator", "volumes": volumes}), &container);
+    let template = pod(
+        NAMESPACE,
+        "unnamed",
+        &json!({"serviceAccountName": "aether-operator", "automountServiceAccountToken": true, "volumes": volumes}),
+        &container,
+    );
     bed.apply(json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": "aether-operator", "namespace": NAMESPACE},
+        "metadata": {"name": "twos", "namespace": NAMESPACE},
         "spec": {
             "replicas": 2, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": template["spec"]},
         },
     }))
     .await?;
-    let deployment = "deployment/aether-operator";
+    let deployment = "deployment/twos";
     bed.kubectl(&["-n", NAMESPACE, "rollout", "status", deployment, "--timeout=90s"]).await?;
     let before = one_leads(bed).await?;
     for process in processes_of("/aether-operator")? {
@@ -201,7 +206,7 @@ async fn alone(bed: &Bed) -> anyhow::Result<()> {
     bed.apply(pod(
         NAMESPACE,
         "alone",
-        &json!({"serviceAccountName": "aether-operator", "terminationGracePeriodSeconds": 2}),
+        &json!({"serviceAccountName": "aether-operator", "automountServiceAccountToken": true, "terminationGracePeriodSeconds": 2}),
         &probed(&8081.into()),
     ))
     .await?;
