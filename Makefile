@@ -59,12 +59,13 @@ test: prerequisites ## Run every test: pure, model, and on a real cluster
 	$(TEST) --no-run
 	$(TEST) $(PURE) --test bed --test clouds --test bootstrap
 	$(TEST) --doc
-	$(MAKE) --no-print-directory -j3 --output-sync=line under-load with-faults at-gates with-people installed
+	$(MAKE) --no-print-directory -j3 --output-sync=line with-faults with-tools at-gates with-people installed under-load
 	$(BIN)/testbed render --check
 	$(BIN)/testbed rights $(AETHER_REQUESTS)
 
-# Each has clusters of its own, in network namespaces of their own. Mostly they wait, so three are no more than two cores can do.
-.PHONY: under-load with-faults at-gates with-people installed
+# Each has clusters of its own, in network namespaces of their own. Mostly they wait, so three are no more than two cores can do. The
+# longest begin first.
+.PHONY: under-load with-faults at-gates with-people with-tools installed
 under-load:
 	$(TEST) --test rolling
 with-faults:
@@ -74,8 +75,10 @@ at-gates:
 with-people:
 	$(TEST) --test orders --test people
 	$(TEST) --test pool a_pool_is_scaled_evicted_from_and_deleted
+with-tools:
+	$(TEST) --test gitops --test docs
 installed:
-	$(TEST) --test install --test gitops --test docs
+	$(TEST) --test install
 
 .PHONY: test-pools
 test-pools: prerequisites ## Test pools on a real cluster, in a fake cloud with real proxies, and their matrix of faults (AETHER_LONG=1: all of it)
