@@ -211,25 +211,25 @@ struct Line<'a> {
 }
 
 #[derive(Deserialize)]
-struct User {
+pub(crate) struct User {
     #[serde(default)]
-    username: String,
+    pub(crate) username: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct ObjectRef {
-    resource: String,
-    subresource: String,
-    namespace: String,
-    name: String,
-    api_group: String,
+pub(crate) struct ObjectRef {
+    pub(crate) resource: String,
+    pub(crate) subresource: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) api_group: String,
 }
 
-#[derive(Deserialize)]
-struct ResponseStatus {
+#[derive(Deserialize, Default)]
+pub(crate) struct ResponseStatus {
     #[serde(default)]
-    code: u16,
+    pub(crate) code: u16,
 }
 
 #[derive(Deserialize)]

@@ -12,6 +12,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::audit::{ObjectRef, ResponseStatus, User};
+
 /// Names the folder where records are kept. Unset: none are.
 pub const VARIABLE: &str = "AETHER_REQUESTS";
 /// Namespaces that begin so are where tests have the operator do without a right.
@@ -60,27 +62,6 @@ struct Line {
     #[serde(default)]
     annotations: BTreeMap<String, String>,
     stage_timestamp: DateTime<Utc>,
-}
-
-#[derive(Deserialize)]
-struct User {
-    #[serde(default)]
-    username: String,
-}
-
-#[derive(Deserialize, Default)]
-struct ResponseStatus {
-    #[serde(default)]
-    code: u16,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct ObjectRef {
-    resource: String,
-    subresource: String,
-    namespace: String,
-    api_group: String,
 }
 
 /// What operators asked for, after an audit log.

@@ -9,7 +9,7 @@ use testbed::rig::{LIMIT, Rig, Shop};
 
 use crate::chart::restricted;
 use crate::helm::chart;
-use crate::release::{INSTALLED, gone, install, pods_say, test};
+use crate::release::{install, on_a_bare_cluster, test};
 
 const RELEASE: &str = "narrow";
 const NAMESPACE: &str = "narrow-system";
@@ -17,13 +17,7 @@ const WATCHED: &str = "narrow-shop";
 const OTHER: &str = "narrow-other";
 
 pub async fn an_operator_of_one_namespace(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let _installed = INSTALLED.lock().await;
-    let worked = work(rig).await;
-    if worked.is_err() {
-        eprintln!("{}", pods_say(rig, NAMESPACE).await);
-    }
-    gone(rig, RELEASE, NAMESPACE).await?;
-    worked
+    on_a_bare_cluster(rig, RELEASE, NAMESPACE, work(rig)).await
 }
 
 async fn work(rig: &Arc<Rig>) -> anyhow::Result<()> {

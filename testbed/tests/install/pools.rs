@@ -13,18 +13,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::chart::restricted;
 use crate::helm::{chart, said, text};
-use crate::release::{INSTALLED, RELEASE, gone, install, pods_say};
+use crate::release::{RELEASE, install, on_a_bare_cluster};
 
 const NAMESPACE: &str = "pools-system";
 
 pub async fn a_pool_says_how_to_give_it_rights(rig: &Arc<Rig>) -> anyhow::Result<()> {
-    let _installed = INSTALLED.lock().await;
-    let told = told(rig).await;
-    if told.is_err() {
-        eprintln!("{}", pods_say(rig, NAMESPACE).await);
-    }
-    gone(rig, RELEASE, NAMESPACE).await?;
-    told
+    on_a_bare_cluster(rig, RELEASE, NAMESPACE, told(rig)).await
 }
 
 async fn told(rig: &Rig) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ use crate::chart::restricted;
 use crate::helm::{self, chart, text};
 
 /// One release at a time: the definitions and the names of roles are there once.
-pub static INSTALLED: Mutex<()> = Mutex::const_new(());
+static INSTALLED: Mutex<()> = Mutex::const_new(());
 pub const RELEASE: &str = "aether-operator";
 const NAMESPACE: &str = "aether-system";
 /// Where the operator has no rights on Secrets.
@@ -31,14 +31,23 @@ const NEW_FIELD: (&str, &str) = ("onBreach", "Rollback");
 const WITHOUT_LEAD: Duration = Duration::from_secs(5);
 
 pub async fn the_life_of_a_release(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    on_a_bare_cluster(rig, RELEASE, NAMESPACE, live(rig)).await
+}
+
+/// Does the work while no other release is there. Whatever comes of it, the next ones find a bare cluster.
+pub async fn on_a_bare_cluster(
+    rig: &Rig,
+    release: &str,
+    namespace: &str,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     let _installed = INSTALLED.lock().await;
-    let lived = live(rig).await;
-    if lived.is_err() {
-        eprintln!("{}", pods_say(rig, NAMESPACE).await);
+    let done = work.await;
+    if done.is_err() {
+        eprintln!("{}", pods_say(rig, namespace).await);
     }
-    // Whatever came of it, the next ones find a bare cluster.
-    gone(rig, RELEASE, NAMESPACE).await?;
-    lived
+    gone(rig, release, namespace).await?;
+    done
 }
 
 async fn live(rig: &Arc<Rig>) -> anyhow::Result<()> {
@@ -215,7 +224,7 @@ pub async fn test(rig: &Rig, release: &str, namespace: &str) -> anyhow::Result<(
 }
 
 /// Takes a release and its definitions away.
-pub async fn gone(rig: &Rig, release: &str, namespace: &str) -> anyhow::Result<()> {
+async fn gone(rig: &Rig, release: &str, namespace: &str) -> anyhow::Result<()> {
     helm::run(rig, &["uninstall", release, "-n", namespace, "--wait", "--ignore-not-found"], &Value::Null).await?.succeeded()?;
     let crds = ["crd/rollingupdates.aether.dev", "crd/proxypools.aether.dev"];
     rig.bed.kubectl(&[&["delete", "--ignore-not-found", "--timeout=60s"], &crds[..]].concat()).await?;
@@ -262,7 +271,7 @@ async fn specs(shop: &Shop) -> anyhow::Result<Value> {
 }
 
 /// The end of what the operator's pods say, for errors.
-pub async fn pods_say(rig: &Rig, namespace: &str) -> String {
+async fn pods_say(rig: &Rig, namespace: &str) -> String {
     let selector = "app.kubernetes.io/name=aether";
     let log = rig.bed.kubectl(&["-n", namespace, "logs", "-l", selector, "--tail=40", "--prefix"]).await;
     let pods = rig.bed.kubectl(&["-n", namespace, "get", "pods,events"]).await;
