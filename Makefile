@@ -42,7 +42,7 @@ demo-pool: build ## Recycle a pool of proxies in a fake cloud, without ever too 
 	$(BIN)/testbed demo-pool
 
 .PHONY: bench
-bench: build ## Measure rollback latency, and what 1,000 finished updates cost, on a real cluster
+bench: build ## Measure rollback latency, and what 1,000 finished updates and 1,000 pods to read cost, on a real cluster
 	cargo build --release -p aether-operator --bins
 	$(BIN)/testbed bench
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::api::State;
 use crate::cluster::SharedIndex;
-use crate::cluster::facts::Key;
+use crate::cluster::facts::{Key, Update};
 use crate::cluster::watch::News;
 use crate::rollout::model::{Observation, Side};
 use crate::rollout::observe::observe;
@@ -96,9 +96,10 @@ impl Measurer {
     /// Updates to measure that are not measured yet. Only those are looked at, since this is asked all the time.
     fn wanted(&self, busy: &HashSet<&Key>) -> Vec<Key> {
         let index = self.index.lock();
-        let is_shifting = |state| matches!(state, Some(State::Deployed | State::Routing));
-        let shifting = index.updates().filter(|u| is_shifting(u.state())).map(|u| u.meta.key());
-        shifting.filter(|key| !busy.contains(key) && look_at(&index, key).is_some()).collect()
+        let is_shifting = |u: &&Arc<Update>| matches!(u.state(), Some(State::Deployed | State::Routing));
+        let has_source = |u: &&Arc<Update>| u.object.as_ref().is_ok_and(|o| o.spec.metrics.as_ref().is_none_or(|m| m.none.is_none()));
+        let candidates = index.updates().filter(is_shifting).filter(has_source).map(|u| u.meta.key());
+        candidates.filter(|key| !busy.contains(key) && look_at(&index, key).is_some()).collect()
     }
 
     /// Measures one update until it is not to be measured any more.
@@ -107,11 +108,12 @@ impl Measurer {
         loop {
             let began = Instant::now();
             let Some((obs, wish)) = look_at(&self.index.lock(), key) else { break };
-            let (readings, every, interval) = match &wish.source {
+            let (source, readings, every, interval) = match &wish.source {
                 Source::None => break,
-                Source::Pods(spec) => (self.pods(&obs, spec).await, self.round, self.round),
-                Source::Prometheus(source) => (self.prometheus(&obs, source).await, PROMETHEUS_ROUND, PROMETHEUS_AGE / 2),
+                Source::Pods(spec) => ("pods", self.pods(&obs, spec).await, self.round, self.round),
+                Source::Prometheus(source) => ("prometheus", self.prometheus(&obs, source).await, PROMETHEUS_ROUND, PROMETHEUS_AGE / 2),
             };
+            self.metrics.read_all(source, began.elapsed());
             let now = clock::now();
             let release = Release::of(&obs.meta, &obs.status, &obs.objects);
             if known.as_ref().is_none_or(|(of, _)| *of != release) {

@@ -35,6 +35,11 @@ struct ReadLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabels {
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
     namespace: String,
     pool: String,
@@ -105,6 +110,7 @@ pub struct Metrics {
     leader: Gauge,
     updates: Family<StateLabels, Gauge>,
     reads: Family<ReadLabels, Counter>,
+    rounds: Family<SourceLabels, Histogram, fn() -> Histogram>,
     verdicts: Family<VerdictLabels, Gauge>,
     pools: [Family<PoolLabels, Gauge>; POOL_GAUGES.len()],
     calls: Family<CallLabels, Counter>,
@@ -122,6 +128,8 @@ impl Default for Metrics {
             leader: <_>::default(),
             updates: <_>::default(),
             reads: <_>::default(),
+            // The upper ones are where a round takes longer than the time between two.
+            rounds: Family::new_with_constructor(|| Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 5.0, 15.0, 60.0])),
             verdicts: <_>::default(),
             pools: <_>::default(),
             calls: <_>::default(),
@@ -134,6 +142,7 @@ impl Default for Metrics {
         registry.register("leader", "1 while this process is the leader", metrics.leader.clone());
         registry.register("rolling_updates", "RollingUpdates by state", metrics.updates.clone());
         registry.register("metric_reads", "Pages of pods and answers of a Prometheus, by how reading them went", metrics.reads.clone());
+        registry.register("metric_round_seconds", "Time to read all pages or answers of one update once", metrics.rounds.clone());
         registry.register("verdicts", "RollingUpdates that shift traffic, by their present verdict", metrics.verdicts.clone());
         for ((name, help, _), family) in POOL_GAUGES.into_iter().zip(&metrics.pools) {
             registry.register(name, help, family.clone());
@@ -163,6 +172,11 @@ impl Metrics {
     /// Counts a page or an answer, by the kind of source and one of a few words.
     pub fn read(&self, source: &'static str, result: &'static str) {
         self.reads.get_or_create(&ReadLabels { source, result }).inc();
+    }
+
+    /// Counts a round of readings of one update, by the kind of source.
+    pub fn read_all(&self, source: &'static str, took: Duration) {
+        self.rounds.get_or_create(&SourceLabels { source }).observe(took.as_secs_f64());
     }
 
     /// Says whether this process leads.
@@ -249,6 +263,7 @@ mod tests {
         // What has never happened is not shown.
         metrics.wrote("patch", "pods", "200");
         metrics.read("pods", "ok");
+        metrics.read_all("pods", Duration::ZERO);
         metrics.called("aws", "list", &Ok(()));
         metrics.answered("/rolling", "GET", 200, Duration::ZERO);
         let status = ProxyPoolStatus { replicas: Some(1), effective_min_available: Some(1), ..ProxyPoolStatus::default() };
@@ -256,7 +271,7 @@ mod tests {
         metrics.pool(&figures);
         let text = metrics.text(&SharedIndex::default());
         let names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next()).collect();
-        assert_eq!(names.len(), POOL_GAUGES.len() + 9, "one is new, or was not made to show: {names:?}");
+        assert_eq!(names.len(), POOL_GAUGES.len() + 10, "one is new, or was not made to show: {names:?}");
         let page = include_str!("../../docs/operations.md");
         for name in names {
             assert!(page.contains(&format!("`{name}`")), "docs/operations.md does not say what {name} means");

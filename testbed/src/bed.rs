@@ -26,6 +26,7 @@ use tracing::subscriber::NoSubscriber;
 use crate::binaries::Binaries;
 use crate::kubelet;
 use crate::namespace::Entered;
+use crate::packaging::documents;
 use crate::pki::Pki;
 use crate::process::Process;
 use crate::tls::Listener;
@@ -274,10 +275,9 @@ async fn install_crds(client: &Client, folder: &Path) -> anyhow::Result<()> {
     let resource = ApiResource::erase::<CustomResourceDefinition>(&());
     let mut definitions = Vec::new();
     for file in fs::read_dir(folder)? {
-        let text = fs::read_to_string(file?.path())?;
-        for document in serde_yaml::Deserializer::from_str(&text) {
-            let object: Option<DynamicObject> = serde::Deserialize::deserialize(document)?;
-            definitions.extend(object.filter(|o| o.types.as_ref().is_some_and(|t| t.kind == resource.kind)));
+        let objects = documents(&fs::read_to_string(file?.path())?)?;
+        for definition in objects.into_iter().filter(|o| o.get("kind").is_some_and(|kind| *kind == *resource.kind)) {
+            definitions.push(serde_json::from_value::<DynamicObject>(definition)?);
         }
     }
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());

@@ -1,4 +1,5 @@
-//! The benchmark: how soon traffic is back after a rollback was ordered, and what a thousand finished updates cost.
+//! The benchmark: how soon traffic is back after a rollback was ordered, what a thousand finished updates cost, and what it
+//! costs to read a thousand pods.
 //!
 //! Times are the API server's own, from its audit log. They depend on the machine and never fail the benchmark; what
 //! can be counted is promised, and a broken promise does.
@@ -28,6 +29,8 @@ use crate::operator::{self, Operator};
 use crate::rig;
 use crate::watching;
 
+/// Where the operator shows its own metrics.
+const ADMIN_PORT: u16 = 8081;
 /// Updates in ROUTING at any time while rollbacks are measured.
 const ACTIVE: usize = 100;
 /// Rollbacks ordered one after the other.
@@ -44,6 +47,10 @@ const FINISHED: usize = 1000;
 const SETTLE: Duration = Duration::from_secs(20);
 /// How long it is watched then.
 const IDLE: Duration = Duration::from_mins(1);
+/// Pods of one update that are read for health, of both versions together.
+const PODS: usize = 1000;
+/// What each of them shows: the 14 series of its requests, and these.
+const MORE_SERIES: usize = 100;
 /// Objects created at the same time.
 const HANDS: usize = 16;
 /// Between two looks at what is waited for.
@@ -51,13 +58,15 @@ const POLL: Duration = Duration::from_secs(1);
 /// Longest any single wait may take; a loaded machine is no error.
 const LIMIT: Duration = Duration::from_mins(3);
 
-/// Half of what is measured.
+/// A part of what is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     /// Rollback latency
     Rollback,
     /// The cost of what is finished
     Idle,
+    /// The cost of reading pods
+    Health,
 }
 
 /// Measures inside the namespace. Ok(false): it ran, and something that can be counted was not as promised.
@@ -68,12 +77,13 @@ pub async fn run(namespace: &Entered, only: Option<Part>) -> anyhow::Result<bool
     let instant = kubelet::Options { readiness_delay: Duration::ZERO, shutdown: Duration::ZERO, ..kubelet::Options::default() };
     let bed = Bed::boot(namespace, BedOptions { kubelet: instant }).await?;
     operator::install(&bed).await?;
-    let operator = Operator::start_build(&bed, &operator::release_binary()?, "operator", 8081, Duration::from_secs(15)).await?;
+    let operator = Operator::start_build(&bed, &operator::release_binary()?, "operator", ADMIN_PORT, Duration::from_secs(15)).await?;
     let _gateway = AbortOnDropHandle::new(tokio::spawn(acknowledge(bed.client())));
 
     let mut table = Table::default();
     let mut finished = Vec::new();
-    if only != Some(Part::Idle) {
+    let wanted = |part| only.is_none_or(|only| only == part);
+    if wanted(Part::Rollback) {
         let count = BURSTS * AT_ONCE + SINGLE + ACTIVE;
         step(&format!("bringing {count} updates to ROUTING 1:1"));
         finished = Shop::open(&bed, "busy", 5, count).await?;
@@ -81,7 +91,7 @@ pub async fn run(namespace: &Entered, only: Option<Part>) -> anyhow::Result<bool
         wait_for(&finished, &bed, "ROUTING 1:1", |state, routing| (state, routing) == ("ROUTING", "1:1")).await?;
         rollbacks(&bed, &operator, &finished, &mut table, step).await?;
     }
-    if only != Some(Part::Rollback) {
+    if wanted(Part::Idle) {
         let count = FINISHED - finished.len();
         step(&format!("bringing {count} more updates to COMPLETED, because their version is live already"));
         let live = Shop::open(&bed, "done", 20, count).await?;
@@ -90,6 +100,9 @@ pub async fn run(namespace: &Entered, only: Option<Part>) -> anyhow::Result<bool
         wait_for(&finished, &bed, "COMPLETED or ROLLED_BACK", |state, _| matches!(state, "COMPLETED" | "ROLLED_BACK")).await?;
         step(&format!("{FINISHED} updates are finished; watching the operator for {} s", IDLE.as_secs()));
         idle(&bed, &operator, &mut table).await?;
+    }
+    if wanted(Part::Health) {
+        health(&bed, &operator, &mut table, step).await?;
     }
     step("done");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -177,6 +190,78 @@ async fn idle(bed: &Bed, operator: &Operator, table: &mut Table) -> anyhow::Resu
     table.row("resident memory, now", format!("{memory} MiB"), "");
     table.row("resident memory, at most", format!("{peak} MiB"), "");
     Ok(())
+}
+
+/// What it costs to read all pods of a large update, against the same update when nothing is read.
+async fn health(bed: &Bed, operator: &Operator, table: &mut Table, step: impl Fn(&str)) -> anyhow::Result<()> {
+    step(&format!("bringing one update of {PODS} pods to ROUTING 1:1"));
+    let shops = Shop::open(bed, "large", 1, 1).await?;
+    let shop = shops.first().context("no shop")?;
+    let patch = async |resource: &ApiResource, patch: Value| {
+        let api: Api<DynamicObject> = Api::namespaced_with(bed.client(), &shop.namespace, resource);
+        api.patch(&shop.name, &PatchParams::default(), &Patch::Merge(patch)).await
+    };
+    let template = json!({"metadata": {"annotations": {"testbed.aether.dev/more-series": MORE_SERIES.to_string()}}});
+    patch(&resource("apps", "v1", "Deployment"), json!({"spec": {"replicas": PODS / 2, "template": template}})).await?;
+    let rolled_out = format!("--timeout={}s", LIMIT.as_secs());
+    bed.kubectl(&["-n", &shop.namespace, "rollout", "status", &format!("deployment/{}", shop.name), &rolled_out]).await?;
+    Shop::update(bed, &shops, "2.0.0").await?;
+    wait_for(&shops, bed, "ROUTING 1:1", |state, routing| (state, routing) == ("ROUTING", "1:1")).await?;
+
+    let spent = async || -> anyhow::Result<(f64, Rounds)> {
+        sleep(SETTLE).await;
+        let (cpu, rounds) = (operator.cpu_time()?, Rounds::of(&operator::metrics(ADMIN_PORT).await?));
+        sleep(IDLE).await;
+        let cpu = operator.cpu_time()?.saturating_sub(cpu);
+        Ok((cpu.as_secs_f64(), Rounds::of(&operator::metrics(ADMIN_PORT).await?).since(&rounds)))
+    };
+    step(&format!("watching the operator for {} s, nothing is read", IDLE.as_secs()));
+    let (without, _) = spent().await?;
+    patch(&resource("aether.dev", "v1alpha1", "RollingUpdate"), json!({"spec": {"metrics": {"none": null, "pods": {"port": 8080}}}}))
+        .await?;
+    step(&format!("watching it for {} s, all pods are read", IDLE.as_secs()));
+    let began = Utc::now();
+    let (with, rounds) = spent().await?;
+    let writes = AuditLog::read(&bed.audit_log())?.by_user(operator::USER).between(began + SETTLE, Utc::now());
+    let writes = writes.filter(|e| e.resource != "leases");
+    ensure!(rounds.count > 0.0, "no round was counted");
+    let percent = |seconds: f64| format!("{:.2} %", 100.0 * seconds / IDLE.as_secs_f64());
+    let what = |figure: &str| format!("{PODS} pods, {} series each: {figure}", MORE_SERIES + 14);
+    table.row(&what(&format!("rounds in {} s", IDLE.as_secs())), rounds.count, "");
+    table.promise(&what("pages that could not be read"), rounds.unread, 0);
+    table.row(&what("time of a round, mean"), format!("{:.0} ms", 1000.0 * rounds.seconds / rounds.count), "5 s");
+    table.row(&what("processor of a round"), format!("{:.0} ms", 1000.0 * (with - without) / rounds.count), "");
+    table.row(&what("processor, of one core"), percent(with), "");
+    table.row("  for comparison: the same update when nothing is read", percent(without), "");
+    table.promise(&what("writes, Lease left out"), writes.len(), 0);
+    table.row("resident memory, now", format!("{} MiB", operator.memory_mib()?.0), "");
+    Ok(())
+}
+
+/// What an operator's metrics tell of the rounds in which it read pods.
+struct Rounds {
+    count: f64,
+    seconds: f64,
+    /// Pages that could not be read.
+    unread: f64,
+}
+
+impl Rounds {
+    fn of(metrics: &str) -> Self {
+        let sum = |name: &str, but: &str| {
+            let of_pods = metrics.lines().filter(|l| l.starts_with(name) && l.contains("source=\"pods\"") && !l.contains(but));
+            of_pods.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+        };
+        Self {
+            count: sum("aether_metric_round_seconds_count", "\n"),
+            seconds: sum("aether_metric_round_seconds_sum", "\n"),
+            unread: sum("aether_metric_reads_total", "result=\"ok\""),
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self { count: self.count - before.count, seconds: self.seconds - before.seconds, unread: self.unread - before.unread }
+    }
 }
 
 /// What the audit log tells of one rollback.

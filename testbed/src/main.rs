@@ -40,7 +40,7 @@ enum Task {
     Demo,
     /// Recycle a pool of proxies in a fake cloud, and watch
     DemoPool,
-    /// Measure how fast the operator (its release build) goes back, and what it costs when nothing is to be done
+    /// Measure how fast the operator (its release build) goes back, what it costs at rest, and what reading health costs
     Bench {
         /// Only this
         #[arg(long, value_enum)]

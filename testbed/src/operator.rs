@@ -151,6 +151,15 @@ impl Operator {
     }
 }
 
+/// An operator's own metrics.
+pub async fn metrics(admin_port: u16) -> anyhow::Result<String> {
+    let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, admin_port)).await?;
+    socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
 /// Where an operator with that admin port serves REST.
 pub fn api_port(admin_port: u16) -> u16 {
     admin_port + 1000

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::binaries::run;
@@ -93,16 +94,15 @@ fn template(helm: &Path, kubernetes: &str, values: &[&str]) -> anyhow::Result<Ve
     let mut command = Command::new(helm);
     command.args(["template", "aether-operator"]).arg(repository().join("charts/aether-operator"));
     command.args(["--namespace", NAMESPACE, "--no-hooks", "--kube-version", kubernetes]).args(values);
-    let text = run(&mut command)?;
-    let mut objects = Vec::new();
-    for document in serde_yaml::Deserializer::from_str(&text) {
-        let mut object = <Value as serde::Deserialize>::deserialize(document)?;
-        forget_helm(&mut object);
-        if !object.is_null() {
-            objects.push(object);
-        }
-    }
+    let mut objects = documents(&run(&mut command)?)?;
+    objects.iter_mut().for_each(forget_helm);
     Ok(objects)
+}
+
+/// The documents of a YAML stream; empty ones are none.
+pub fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
+    let all = serde_yaml::Deserializer::from_str(text).map(Value::deserialize).collect::<Result<Vec<_>, _>>()?;
+    Ok(all.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 /// Takes the labels away wherever they are: objects have labels, and so have their templates.

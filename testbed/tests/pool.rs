@@ -14,8 +14,6 @@ use testbed::demo_pool::waves;
 use testbed::fake_cloud::{Call, Dialect, Effect, Fault, Refusal, Truth};
 use testbed::pool_bed::{LOGIN, NAMESPACE, OTHER, PoolBed, SECRET_KEY, TOKEN};
 use testbed::{namespace, tinyproxy};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
 use tokio::time::sleep;
@@ -322,19 +320,10 @@ async fn what_makes_no_sense_is_refused_with_the_way_out(pools: &Arc<PoolBed>) -
     delete(pools, "lowered", &uid).await
 }
 
-/// The operator's own.
-async fn metrics() -> anyhow::Result<String> {
-    let mut socket = TcpStream::connect(("127.0.0.1", 8081)).await?;
-    socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
-    let mut text = String::new();
-    socket.read_to_string(&mut text).await?;
-    Ok(text)
-}
-
 /// Logs, Events, metrics and statuses, of everything that happened here.
 async fn no_secret_is_shown(pools: &Arc<PoolBed>) -> anyhow::Result<()> {
     let events = pools.bed.kubectl(&["-n", NAMESPACE, "get", "events,proxypools", "-o", "yaml"]).await?;
-    let metrics = metrics().await?;
+    let metrics = testbed::operator::metrics(8081).await?;
     ensure!(metrics.contains("aether_cloud_calls_total"), "no metrics of pools:\n{metrics}");
     for (where_, text) in [("the log", pools.log().await?), ("Events and pools", events), ("/metrics", metrics)] {
         for secret in [TOKEN, OTHER[1], SECRET_KEY, LOGIN[1]] {

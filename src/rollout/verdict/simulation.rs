@@ -252,6 +252,18 @@ pub fn late_fault(structure: Structure, runs: u32) -> Late {
     Late { structure, runs, within_5: percent(quick, runs), mean_looks, too_early: percent(early, runs) }
 }
 
+/// So many errors among so many requests of a first step are a breach.
+pub fn proofs() -> Vec<(u64, u64)> {
+    let limits = Limits::new(MAX_ERROR_RATE, MAX_LATENCY_MS);
+    let is_breach = |requests, errors| {
+        let mut evidence = Evidence::default();
+        evidence.add(Counts { requests, errors, ..Counts::default() }, Counts::default());
+        judge(&evidence, &limits, &situation(true, &[])).breach.is_some()
+    };
+    let fewest = |requests| (0..=requests).find(|errors| is_breach(requests, *errors)).map(|errors| (requests, errors));
+    [20, 50, 100, 300, 1000].into_iter().filter_map(fewest).collect()
+}
+
 /// What an interpolated quantile reads of a service, as Prometheus does it, in milliseconds.
 pub fn interpolated_reading(p99_ms: f64, edges_ms: &[f64]) -> f64 {
     interpolated(1.0, &edges_ms.iter().map(|edge| Service::slower(p99_ms, *edge)).collect::<Vec<_>>(), edges_ms)
@@ -267,6 +279,10 @@ pub fn print(rows: &[Row], late: &[Late]) -> String {
     text += "\n| fault after 40 clean looks | runs | found within 5 looks % | mean looks | halted too early % |\n|---|--:|--:|--:|--:|\n";
     for l in late {
         let _ = writeln!(text, "| {:?} | {} | {:.1} | {:.1} | {:.1} |", l.structure, l.runs, l.within_5, l.mean_looks, l.too_early);
+    }
+    text += "\n| requests | errors that prove more than 1 % |\n|--:|--:|\n";
+    for (requests, errors) in proofs() {
+        let _ = writeln!(text, "| {requests} | {errors} |");
     }
     let reading = interpolated_reading(350.0, &COARSE);
     let _ = writeln!(text, "\nA p99 of 350 ms, read as an interpolated quantile of the coarse edges: {reading:.0} ms.");
@@ -426,6 +442,11 @@ mod tests {
     fn a_long_step_in_one_window_hides_it() {
         let late = late_fault(Structure::OneStep, 20);
         assert!(late.within_5 == 0.0 && late.mean_looks > 10.0, "{late:?}");
+    }
+
+    #[test]
+    fn so_many_errors_are_proof() {
+        assert_eq!(proofs(), [(20, 4), (50, 5), (100, 6), (300, 11), (1000, 23)]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ struct Knobs {
     error_ppm: u64,
     errs_from: Option<Instant>,
     last_call: Duration,
+    more_series: u32,
 }
 
 /// What all connections of one application share.
@@ -121,6 +122,7 @@ impl Knobs {
             error_ppm: behaviour.error_ppm,
             errs_from: started.checked_add(behaviour.error_after),
             last_call: behaviour.last_call(),
+            more_series: behaviour.more_series,
         })
     }
 }
@@ -188,7 +190,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let begun = Instant::now();
     received::note(request.headers());
     if request.uri().path() == "/metrics" {
-        let text = shared.metrics.lock().unwrap_or_else(PoisonError::into_inner).text();
+        let more_series = shared.knobs.read().unwrap_or_else(PoisonError::into_inner).more_series;
+        let text = shared.metrics.lock().unwrap_or_else(PoisonError::into_inner).text(more_series);
         let mut response = Response::new(Full::from(text));
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -42,6 +42,8 @@ pub struct Behaviour {
     pub shutdown: Duration,
     /// The application leaves at SIGTERM and cuts the requests in flight.
     pub drop_on_shutdown: bool,
+    /// Series that its page of metrics shows besides those of requests.
+    pub more_series: u32,
 }
 
 impl Behaviour {
@@ -59,6 +61,7 @@ impl Behaviour {
             image_pull_error: false,
             shutdown: options.shutdown,
             drop_on_shutdown: false,
+            more_series: 0,
         };
         let of_versions = |(name, _): &(&String, &String)| name.contains('.');
         let for_all = annotations.iter().filter(|a| !of_versions(a));
@@ -89,6 +92,7 @@ impl Behaviour {
             "crash-after" => self.crash_after = Some(duration(text)?),
             "image-pull-error" => self.image_pull_error = switch(text)?,
             "shutdown" => self.shutdown = duration(text)?,
+            "more-series" => self.more_series = text.parse().ok().filter(|n| *n <= 10_000).ok_or("number from 0 to 10000")?,
             "drop-on-shutdown" => self.drop_on_shutdown = switch(text)?,
             _ => return Err("annotation the pod server knows"),
         }
@@ -186,6 +190,7 @@ mod tests {
             ("image-pull-error", "true"),
             ("shutdown", "1h"),
             ("drop-on-shutdown", "true"),
+            ("more-series", "100"),
         ])
         .unwrap();
         let wanted = Behaviour {
@@ -200,6 +205,7 @@ mod tests {
             image_pull_error: true,
             shutdown: Duration::from_hours(1),
             drop_on_shutdown: true,
+            more_series: 100,
         };
         assert_eq!(all, wanted);
     }

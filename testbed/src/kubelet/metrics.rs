@@ -29,8 +29,8 @@ impl Metrics {
         }
     }
 
-    /// The text of `/metrics`.
-    pub fn text(&self) -> String {
+    /// The text of `/metrics`, with so many other series as most applications have.
+    pub fn text(&self, more_series: u32) -> String {
         let mut text = String::with_capacity(1200);
         text.push_str("# HELP http_requests_total Requests answered.\n# TYPE http_requests_total counter\n");
         // Writing to a String cannot fail.
@@ -48,6 +48,9 @@ impl Metrics {
         let _ = writeln!(text, "http_request_duration_seconds_bucket{{le=\"+Inf\"}} {count}");
         let _ = writeln!(text, "http_request_duration_seconds_sum {}", self.seconds);
         let _ = writeln!(text, "http_request_duration_seconds_count {count}");
+        for n in 0..more_series {
+            let _ = writeln!(text, "app_things{{kind=\"of the kind {n}\",where=\"in the application\"}} {n}");
+        }
         text
     }
 }
@@ -63,7 +66,7 @@ mod tests {
             metrics.count(200, "GET", Duration::from_millis(millis));
         }
         metrics.count(500, "POST", Duration::ZERO);
-        let text = metrics.text();
+        let text = metrics.text(0);
         for line in [
             "http_requests_total{code=\"200\",method=\"GET\"} 4",
             "http_requests_total{code=\"500\",method=\"POST\"} 1",

@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use testbed::bed::Bed;
 use testbed::operator::repository;
+use testbed::packaging::documents;
 use testbed::shell::bash;
 use tokio::time::timeout;
 
@@ -134,10 +135,6 @@ impl Script {
 async fn state(bed: &Bed, namespace: &str) -> String {
     let shown = bed.kubectl(&["-n", namespace, "get", "rollingupdates,proxypools,deployments,pods", "-o", "wide"]).await;
     shown.unwrap_or_else(|error| error.to_string())
-}
-
-fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
-    serde_yaml::Deserializer::from_str(text).map(|document| Ok(serde::Deserialize::deserialize(document)?)).collect()
 }
 
 /// What kustomize and kind read is no object of a cluster; the commands that use it tell. The definition of a HelmRelease is not to be

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use serde_json::Value;
 use testbed::operator::repository;
+use testbed::packaging;
 
 /// Where a file of `gitops/` is.
 pub fn path(file: &str) -> PathBuf {
@@ -15,7 +16,7 @@ pub fn path(file: &str) -> PathBuf {
 /// The documents of a file of `gitops/`.
 pub fn documents(file: &str) -> anyhow::Result<Vec<Value>> {
     let text = std::fs::read_to_string(path(file)).with_context(|| file.to_owned())?;
-    serde_yaml::Deserializer::from_str(&text).map(|d| Ok(serde::Deserialize::deserialize(d)?)).collect()
+    packaging::documents(&text)
 }
 
 /// What is set in Argo CD's ConfigMap.

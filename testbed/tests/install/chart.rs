@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
+use testbed::packaging::documents;
 use testbed::rig::Rig;
 
-use crate::helm::{self, chart, objects, stream, template, text};
+use crate::helm::{self, chart, stream, template, text};
 
 /// Where it is rendered for; nothing is ever installed there.
 const NAMESPACE: &str = "dry-run";
@@ -182,7 +183,7 @@ pub async fn the_definitions_are_those_of_the_code(rig: &Arc<Rig>) -> anyhow::Re
             let name = rendered["metadata"]["name"].as_str().context("it has a name")?;
             let (plural, group) = name.split_once('.').context("a name and a group")?;
             let file = testbed::operator::repository().join(format!("crds/{group}_{plural}.yaml"));
-            let written = objects(&std::fs::read_to_string(file)?)?;
+            let written = documents(&std::fs::read_to_string(file)?)?;
             ensure!(numbers(&rendered["spec"]) == numbers(&written[0]["spec"]), "{name} is another one");
             ensure!(rendered["metadata"]["annotations"]["helm.sh/resource-policy"] == policy, "{name}: {}", rendered["metadata"]);
             found += 1;

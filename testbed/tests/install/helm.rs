@@ -5,9 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde::Deserialize as _;
 use serde_json::Value;
 use testbed::operator;
+use testbed::packaging::documents;
 use testbed::rig::Rig;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -69,13 +69,7 @@ pub async fn said(mut command: Command, input: &str) -> anyhow::Result<Said> {
 pub async fn template(rig: &Rig, namespace: &str, values: &Value, options: &[&str]) -> anyhow::Result<Vec<Value>> {
     let chart = chart();
     let args = [&["template", "aether-operator", text(&chart)?, "--namespace", namespace], options].concat();
-    objects(&run(rig, &args, values).await?.succeeded()?)
-}
-
-/// The objects of a YAML stream.
-pub fn objects(yaml: &str) -> anyhow::Result<Vec<Value>> {
-    let all = serde_yaml::Deserializer::from_str(yaml).map(Value::deserialize).collect::<Result<Vec<_>, _>>()?;
-    Ok(all.into_iter().filter(|object| !object.is_null()).collect())
+    documents(&run(rig, &args, values).await?.succeeded()?)
 }
 
 /// Objects as a stream. (Of a List kubectl checks the objects itself, by rules older than the API server's.)

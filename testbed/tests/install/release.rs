@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use serde_json::{Value, json};
+use testbed::packaging::documents;
 use testbed::rig::{LIMIT, Rig, Shop};
 use testbed::watching::WatchingEndpoints;
 use tokio::sync::{Mutex, oneshot};
@@ -154,7 +155,7 @@ async fn package(rig: &Rig, version: Option<&str>) -> anyhow::Result<PathBuf> {
         let copy = folder.join("before");
         copy_folder(&source, &copy)?;
         let edit = |name: &str, edit: &dyn Fn(&mut Value) -> Option<()>| -> anyhow::Result<()> {
-            let mut content: Value = helm::objects(&std::fs::read_to_string(copy.join(name))?)?.pop().context("it is empty")?;
+            let mut content: Value = documents(&std::fs::read_to_string(copy.join(name))?)?.pop().context("it is empty")?;
             edit(&mut content).with_context(|| format!("{name} is not what it was"))?;
             Ok(std::fs::write(copy.join(name), serde_yaml::to_string(&content)?)?)
         };
