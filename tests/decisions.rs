@@ -105,6 +105,11 @@ use small_world::{Figures, Seen, figures, line, now, seen};
 #[case::approved_not_so_far(Seen { said: breach(), spec: control(json!({"approved": "1:9"})), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
 #[case::an_approval_of_before_is_no_answer(Seen { said: json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached", "approvedBefore": "1:0"}}), spec: control(json!({"approved": "1:0"})), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
 #[case::another_one_is(Seen { said: json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached", "approvedBefore": "1:0"}}), spec: control(json!({"approved": "1:3"})), ..judged() }, "weigh web")]
+#[case::a_breach_of_the_same_kind_is_answered(Seen { measured: Some(figures(30, 400)), said: answered("WorseThanOldErrors"), spec: control(json!({"approved": "1:0"})), ..judged() }, "weigh web, ROUTING 1:9 ()")]
+#[case::one_of_another_kind_is_not(Seen { measured: Some(figures(30, 400)), said: answered("LatencyBreached"), spec: control(json!({"approved": "1:0"})), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::a_breach_stands_without_metrics(Seen { said: breach(), spec: json!({}), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::and_goes_back_without_them(Seen { said: breach(), spec: json!({"progression": {"onBreach": "Rollback"}}), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
+#[case::by_pods_a_share_of_nobody_is_no_traffic(Seen { measured: Some(Figures { counting: false, old: (0, 0), ..figures(0, 0) }), said: json!({"objects": {"mode": "Pods"}}), weights: None, route: false, ..judged() }, "ROUTING 1:3 (Routing)")]
 #[case::a_ratio_by_hand_is_never_blocked(Seen { said: breach(), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web")]
 #[case::nor_by_what_is_not_known(Seen { measured: Some(UNREADABLE), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web, ROUTING 1:9 ()")]
 #[case::held_by_hand(Seen { measured: Some(figures(30, 400)), spec: control(json!({"routing": "1:9"})), ..judged() }, "ROUTING 1:9 (AwaitingRouting)")]
@@ -115,6 +120,9 @@ use small_world::{Figures, Seen, figures, line, now, seen};
 #[case::the_end_needs_a_verdict(Seen { measured: Some(figures(0, 9)), ..at_the_end() }, "ROUTING 1:0 (AwaitingVerdict)")]
 #[case::the_end(Seen { measured: Some(figures(0, 400)), ..at_the_end() }, "COMPLETING (Completing)")]
 #[case::a_breach_at_the_end(Seen { measured: Some(figures(30, 400)), ..at_the_end() }, "ROUTING 1:0 (ErrorRateBreached)")]
+#[case::not_by_an_approval(Seen { said: breach(), spec: control(json!({"approved": "1:0"})), ..at_the_end() }, "ROUTING 1:0 (ErrorRateBreached)")]
+#[case::the_end_waits_for_its_approval(Seen { measured: Some(figures(0, 400)), spec: json!({"metrics": null, "requireManualApproval": true}), ..at_the_end() }, "ROUTING 1:0 (AwaitingApproval)")]
+#[case::the_approved_end(Seen { measured: Some(figures(0, 400)), spec: json!({"metrics": null, "requireManualApproval": true, "control": {"version": "2.0.0", "approved": "1:0"}}), ..at_the_end() }, "COMPLETING (Completing)")]
 #[case::completed_by_order(Seen { said: breach(), spec: control(json!({"outcome": "Complete"})), ..at_the_end() }, "COMPLETING (Completing)")]
 // COMPLETING
 #[case::flip(Seen { routing: "1:0", weights: Some((1, 0)), ..seen("COMPLETING") }, "flip web, COMPLETING (Completing)")]
@@ -356,6 +364,11 @@ fn breach() -> Value {
     json!({"decision": {"verdict": "Unhealthy", "reason": "ErrorRateBreached", "approvedBefore": ""}})
 }
 
+/// A breach for that reason was answered by an approval; nothing is known of the step that it led to.
+fn answered(breach: &str) -> Value {
+    json!({"decision": {"verdict": "Unknown", "reason": "IntervalNotPassed", "approvedBefore": "", "breach": breach}})
+}
+
 fn control(mut orders: Value) -> Value {
     orders["version"] = json!("2.0.0");
     let mut spec = json!({"metrics": null});
@@ -424,10 +437,58 @@ fn what_was_approved_before_a_breach_is_remembered_with_it() {
     assert_eq!(line(&seen.plan()), "ROUTING 1:9 (ErrorRateBreached)");
     assert_eq!(decided(&seen).approved_before.as_deref(), Some("1:0"));
     // At the next step, which a person has let it get to, what was answered stays answered.
-    let said = json!({"decision": {"verdict": "Unknown", "reason": "IntervalNotPassed", "approvedBefore": ""}});
-    let next = Seen { said, ..seen };
+    let next = Seen { said: answered("ErrorRateBreached"), ..seen };
     assert_eq!(decided(&next).approved_before.as_deref(), Some(""));
     assert!(line(&next.plan()).starts_with("weigh web"));
+}
+
+/// Good figures since would let it go on from there, and nobody was asked.
+#[rstest]
+#[case::no_pod_serves(Seen { new: Some(0), routing: "1:9", weights: Some((0, 1)), said: breach(), measured: Some(figures(0, 99_000)), ..judged() })]
+#[case::a_person_lowers_it(Seen { routing: "1:1", weights: Some((1, 9)), said: breach(), spec: control(json!({"routing": "1:9"})), ..judged() })]
+fn a_breach_stands_while_the_share_falls(#[case] seen: Seen) {
+    let status = seen.plan().status.unwrap();
+    assert_ne!(status.routing.as_deref(), Some(seen.routing));
+    let decision = status.decision.clone().unwrap();
+    assert_eq!((decision.verdict, &*decision.reason), (Verdict::Unhealthy, "ErrorRateBreached"));
+    // From there nothing goes on by itself.
+    let figures = Some(Figures { counting: false, old: (0, 0), ..figures(0, 0) });
+    let weights = Some(if seen.new == Some(0) { (0, 1) } else { (1, 9) });
+    let said = Some(serde_json::to_value(&status).unwrap());
+    let spec = json!({"metrics": null});
+    let later = Seen { new: Some(small_world::PODS), spec, said: Value::Null, status: said, weights, measured: figures, ..seen }.plan();
+    let ready = later.status.as_ref().unwrap_or(&status).conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!((line(&later).contains("weigh"), &*ready.reason), (false, "ErrorRateBreached"));
+}
+
+/// A gateway that does not answer is what Ready speaks of.
+#[test]
+fn a_breach_is_told_whatever_else_is_wrong() {
+    let plan = Seen { measured: Some(figures(30, 400)), acknowledged: 0, ..judged() }.plan();
+    assert!(line(&plan).ends_with("(GatewayRefuses)"), "{}", line(&plan));
+    assert!(plan.notes.iter().any(|n| n.warning && n.reason == "ErrorRateBreached"), "{:?}", plan.notes);
+    // And once, where nothing else is.
+    let plan = Seen { measured: Some(figures(30, 400)), ..judged() }.plan();
+    assert_eq!(plan.notes.iter().filter(|n| n.reason == "ErrorRateBreached").count(), 1, "{:?}", plan.notes);
+}
+
+#[test]
+fn a_rollback_for_a_breach_keeps_its_numbers() {
+    let message = "new 0/412 errors = 0 % (limit 1 %), evidence 103 of 80; old 3/1240; over 500 ms: new 40/412 = 9.7 %";
+    let said = json!({"decision": {"verdict": "Unhealthy", "reason": "LatencyBreached", "message": message}});
+    let back = Seen {
+        rollback: "LatencyBreached",
+        paused: false,
+        weights: None,
+        new: None,
+        services: false,
+        apex: "user",
+        said,
+        ..seen("ROLLING_BACK")
+    };
+    let status = back.plan().status.unwrap();
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!((status.state, &*ready.message), (State::RolledBack, message));
 }
 
 #[test]

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Time;
 
+/// Reason of Ready=False while the spec cannot be read.
+pub const INVALID_SPEC: &str = "InvalidSpec";
 /// The update is over and went well (kstatus).
 pub const READY: &str = "Ready";
 /// The operator is at work, or waits for a person (kstatus).

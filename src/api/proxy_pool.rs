@@ -216,7 +216,7 @@ pub struct HealthSpec {
     pub max_unhealthy_percent: Option<i32>,
     /// URLs fetched through the proxy besides its own status page; more than half must answer. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(validation = Rule::new("self.all(u, u.matches('^https?://[^ /?#@]+'))").message("each must be an http or https address without credentials"))]
+    #[x_kube(validation = Rule::new("self.all(u, u.matches('^https?://[^ /?#@]+([/?#][^ ]*)?$'))").message("each must be an http or https address without credentials"))]
     #[schemars(length(max = 8), inner(length(max = 512)))]
     pub egress_targets: Vec<String>,
 }

@@ -268,7 +268,7 @@ pub struct PodMetricsSpec {
 #[x_kube(validation = Rule::new("!has(self.queries) || !('durationSeconds' in self.queries && 'durationMilliseconds' in self.queries)").message("queries has durationSeconds and durationMilliseconds; keep the one whose unit is right"))]
 pub struct PrometheusSpec {
     /// Its address, for example `http://prometheus.monitoring:9090`.
-    #[x_kube(validation = Rule::new("self.matches('^https?://[^ /?#@]+')").message("must be an http or https address without credentials, for example http://prometheus:9090"))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://([^ /?#@:]+|[[][0-9a-fA-F:.]+[]])(:[0-9]{1,5})?(/[^ ?#]*)?$')").message("must be an http or https address without credentials or query, for example http://prometheus:9090"))]
     #[schemars(length(max = 512))]
     pub address: String,
     /// Whose metric names to ask for.
@@ -578,6 +578,9 @@ pub struct Decision {
     /// Once a breach was proven: what `spec.control.approved` said before. Another value is the answer to the breach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved_before: Option<String>,
+    /// The reason of that breach. A later one of another kind is to be answered anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breach: Option<String>,
 }
 
 /// Whether the new version may go on. Unknown neither advances nor rolls back.

@@ -171,7 +171,7 @@ Examples:
 Examples:
   aether update pause my-slice")]
     Pause(Order),
-    /// Go on after a pause.
+    /// Go on by itself: ends a pause or, where there is none, lets a ratio by hand go.
     #[command(after_help = "\
 Examples:
   aether update resume my-slice")]

@@ -174,7 +174,10 @@ pub fn confirmation(update: &Update, order: &Order) -> String {
             format!("update {id}: approved up to {up_to} ({} new)", percent(share(&up_to)))
         }
         Order::Pause => format!("update {id}: pause asked for"),
-        Order::Resume => format!("update {id}: goes on"),
+        Order::Resume => match &update.asked.routing {
+            Some(held) => format!("update {id}: not paused any more, and held at {held} by hand; resume again to let go"),
+            None => format!("update {id}: goes on by itself"),
+        },
         Order::Complete => format!("update {id}: completion asked for"),
         Order::Rollback => format!("update {id}: rollback asked for"),
     }

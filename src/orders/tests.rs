@@ -53,6 +53,18 @@ fn what_is_asked_for_already_is_not_written_again(#[case] field: &str, #[case] v
     assert_eq!(updates::order(&there, &order).unwrap(), None);
 }
 
+/// One thing at a time: whoever paused what was held by hand has it held again.
+#[rstest]
+#[case::paused(json!({"paused": true}), json!({"version": "2.0.0", "paused": null}))]
+#[case::held(json!({"routing": "1:1"}), json!({"version": "2.0.0", "routing": null}))]
+#[case::both(json!({"paused": true, "routing": "1:1"}), json!({"version": "2.0.0", "paused": null}))]
+#[case::approved_only(json!({"approved": "1:1"}), Value::Null)]
+fn going_on_takes_away_what_holds_the_update(#[case] orders: Value, #[case] wanted: Value) {
+    let mut control = orders;
+    control["version"] = json!("2.0.0");
+    assert_eq!(written(&update("ROUTING", "1:9", json!({"spec": {"control": control}})), &Order::Resume), wanted);
+}
+
 #[test]
 fn orders_for_another_version_do_not_come_back_to_life() {
     let there = update("ROUTING", "1:9", json!({"spec": {"control": {"version": "1.5.0", "outcome": "Complete", "routing": "1:0"}}}));

@@ -73,7 +73,7 @@ pub enum Order {
     Approve(Option<Ratio>),
     /// Hold everything where it is.
     Pause,
-    /// Go on.
+    /// Go on by itself: a pause goes; where there is none, a ratio by hand.
     Resume,
     /// Retire the old version.
     Complete,
@@ -242,7 +242,8 @@ pub fn order(update: &RollingUpdate, order: &Order) -> Result<Option<Value>, Ref
         Order::Routing(ratio) => json!({"routing": ratio.to_string()}),
         Order::Approve(ratio) => json!({"approved": approval(update, &shown, *ratio)?}),
         Order::Pause => json!({"paused": true}),
-        Order::Resume => json!({"paused": null}),
+        Order::Resume if shown.asked.paused => json!({"paused": null}),
+        Order::Resume => json!({"routing": null}),
         Order::Complete => {
             let all_new = in_force(&shown).is_all_new() && is_confirmed(update);
             if shown.state != State::Completing && !all_new {

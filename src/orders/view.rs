@@ -6,7 +6,7 @@ use kube::ResourceExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::conditions::{self, READY};
+use crate::api::conditions::{self, INVALID_SPEC, READY};
 use crate::api::proxy_pool::RollingConfig;
 use crate::api::rolling_update::{CleanupPolicy, Decision, Health, Outcome, Step, Verdict, VersionHealth};
 use crate::api::{ProxyPool, RollingUpdate, State, Time};
@@ -200,8 +200,8 @@ impl Update {
         let spec = &update.spec;
         let status = update.status.clone().unwrap_or_default();
         let anew = status.state.is_terminal() && !speaks_of_spec(update);
-        let wish = Wish::parse(spec).unwrap_or_else(|_| Wish::last_resort(&status));
-        let ready = conditions::find(&status.conditions, READY).filter(|_| !anew);
+        let wish = Wish::parse(spec).unwrap_or_else(|_| Wish::last_resort(Some(spec), &status));
+        let ready = conditions::find(&status.conditions, READY).filter(|c| !anew || c.reason == INVALID_SPEC);
         let born = update.creation_timestamp().map_or(0, |t| t.0.as_millisecond());
         let millis = |time: Option<Time>| time.map_or(born, |t| t.timestamp_millis());
         let old = if anew && status.state == State::Completed { &status.new_version } else { &status.old_version };

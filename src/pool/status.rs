@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::api::conditions::{
-    self, AVAILABLE, Answer, CAPACITY_UNAVAILABLE, CONFIG_ADJUSTED, CREDENTIALS_VALID, DEGRADED, PROBE_TRUSTED, PROVIDER_REACHABLE,
-    QUOTA_EXCEEDED, RATE_LIMITED, READY, RECONCILING, RECYCLING, ROTATION_FEASIBLE, RUNAWAY_BRAKE, STALLED,
+    self, AVAILABLE, Answer, CAPACITY_UNAVAILABLE, CONFIG_ADJUSTED, CREDENTIALS_VALID, DEGRADED, INVALID_SPEC, PROBE_TRUSTED,
+    PROVIDER_REACHABLE, QUOTA_EXCEEDED, RATE_LIMITED, READY, RECONCILING, RECYCLING, ROTATION_FEASIBLE, RUNAWAY_BRAKE, STALLED,
 };
 use crate::api::proxy_pool::{InFlight, Op, ProviderStatus, RollingConfig, Step};
 use crate::api::{ProxyPoolStatus, Time, duration};
@@ -35,12 +35,12 @@ pub fn invalid(obs: &Observation, memory: Memory, error: &SpecError, now: Time) 
         message += "; the pool can go once this is mended, or with deletionPolicy: Orphan, which leaves its proxies";
     }
     for (type_, answer) in [(READY, Answer::False), (RECONCILING, Answer::False), (STALLED, Answer::True)] {
-        conditions::set(&mut said.conditions, obs.meta.generation, now, type_, answer, "InvalidSpec", &message);
+        conditions::set(&mut said.conditions, obs.meta.generation, now, type_, answer, INVALID_SPEC, &message);
     }
     let mut plan = Plan { memory, requeue: LATER, ..Plan::default() };
     let was = conditions::find(&obs.status.conditions, STALLED).map(|c| &c.message);
     if was != Some(&message) {
-        plan.notes.push(Note { warning: true, reason: "InvalidSpec", message });
+        plan.notes.push(Note { warning: true, reason: INVALID_SPEC, message });
     }
     if said != obs.status {
         said.last_update = Some(now);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use crate::api::conditions::{self, Answer, OLD_VERSION_REMOVED, READY};
+use crate::api::conditions::{self, Answer, INVALID_SPEC, OLD_VERSION_REMOVED, READY};
 use crate::api::rolling_update::{CleanupPolicy, Outcome};
 use crate::api::{Ratio, RollingUpdateStatus, State, Time, names};
 use crate::cluster::facts::{Key, Kind, Meta};
@@ -34,24 +34,21 @@ fn turn(obs: &Observation, memory: &Memory, now: Time, is_writing: bool) -> Plan
         turn.status.evidence = Some(measured.evidence.clone()).filter(|e| !e.steps.is_empty()).or(turn.status.evidence);
         turn.status.health = verdict::health(obs, measured).or(turn.status.health);
     }
-    let last_resort;
+    let state = obs.status.state;
     let wish = match &obs.wish {
         Ok(wish) => wish,
-        Err(_) if obs.status.state.is_active() && (obs.meta.deleting || obs.status.state == State::RollingBack) => {
-            last_resort = Wish::last_resort(&obs.status);
-            &last_resort
-        }
-        Err(error) => {
+        // The way back is there whatever else is wrong.
+        Err(spec) if state == State::RollingBack || (state.is_active() && goes_back(obs, &spec.last_resort, memory)) => &spec.last_resort,
+        Err(spec) => {
             // Nothing is known of what is wanted: touch nothing, let go of what is not held.
-            if obs.meta.deleting && !obs.status.state.is_active() {
+            if obs.meta.deleting && !state.is_active() {
                 resting::let_go(&mut turn);
             } else {
-                turn.say(Saying::new(obs.status.state, "InvalidSpec", error.to_string()));
+                turn.say_unreadable(spec.error.to_string());
             }
             return turn.finish();
         }
     };
-    let state = obs.status.state;
     let anew = is_another(&obs.status, wish);
     match state {
         _ if obs.meta.deleting && !state.is_active() => resting::let_go(&mut turn),
@@ -93,6 +90,11 @@ pub struct Cause {
     pub message: String,
     /// Who wanted it.
     pub by: &'static str,
+}
+
+/// Whether there is a reason to go back from what has begun.
+fn goes_back(obs: &Observation, wish: &Wish, memory: &Memory) -> bool {
+    obs.status.state != State::Pending && reason_to_go_back(obs, wish, memory, false).is_some()
 }
 
 fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool) -> Option<Cause> {
@@ -313,10 +315,20 @@ impl<'a> Turn<'a> {
             let person = status::person(&self.obs.meta, saying.by).filter(|_| saying.state != self.obs.status.state);
             let ordered = person.map(|name| format!(" (ordered by {name})")).unwrap_or_default();
             let message = format!("{}: {}{ordered}", saying.state, saying.message);
-            self.plan.notes.retain(|n| n.about == n.message);
+            self.plan.notes.retain(|n| n.about == n.message && n.reason != saying.reason);
             self.plan.notes.push(Note { warning, reason: saying.reason.clone(), message, about });
         }
         status::say(&mut self.status, self.obs, &saying, self.now);
+    }
+
+    /// Says that the spec cannot be read. What was said of the cluster stays said, since nothing is looked at.
+    pub fn say_unreadable(&mut self, error: String) {
+        let told = conditions::find(&self.obs.status.conditions, READY);
+        if told.is_none_or(|ready| (ready.reason.as_str(), &ready.message) != (INVALID_SPEC, &error)) {
+            let message = format!("{}: {error}", self.obs.status.state);
+            self.plan.notes.push(Note { warning: true, reason: INVALID_SPEC.into(), about: message.clone(), message });
+        }
+        status::say_unreadable(&mut self.status, self.obs, error, self.now);
     }
 
     /// The finalizer goes away: nothing of the cluster is in our hands.

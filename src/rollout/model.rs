@@ -13,6 +13,7 @@ use crate::cluster::facts::{Deployment, Fact, HttpRoute, Key, Kind, Meta, Pod, R
 use crate::metrics_source::measure::Measured;
 use crate::traffic::apex::Pin;
 use crate::traffic::gateway::{Names, names_service};
+use crate::traffic::pods::Share;
 
 use super::build::{Owner, short_hash};
 use super::decide::Cause;
@@ -24,7 +25,7 @@ pub struct Observation {
     /// The RollingUpdate's own metadata.
     pub meta: Meta,
     /// What is wanted.
-    pub wish: Result<Wish, SpecError>,
+    pub wish: Result<Wish, Unreadable>,
     /// What was said last.
     pub status: RollingUpdateStatus,
     /// The names this update works on: the recorded ones, or those it would start with.
@@ -56,6 +57,15 @@ pub struct Observation {
     pub autoscaled: bool,
     /// What was measured of this release; `None` until there was a round.
     pub measured: Option<Arc<Measured>>,
+}
+
+/// A spec that cannot be read.
+#[derive(Clone, Debug)]
+pub struct Unreadable {
+    /// What is wrong with it.
+    pub error: SpecError,
+    /// What to go back by all the same.
+    pub last_resort: Box<Wish>,
 }
 
 /// The version that carries the traffic before an update.
@@ -138,9 +148,19 @@ impl Observation {
         self.objects.mode == ShiftMode::Pods
     }
 
+    /// Pods in service that a ratio comes to, in Pods mode.
+    pub fn share(&self, ratio: Ratio) -> Share {
+        Share::of(ratio, self.old.wanted(), self.instances())
+    }
+
+    /// Whether the new version gets anything by that ratio: by pods a small one may come to none.
+    pub fn gives_new(&self, ratio: Ratio) -> bool {
+        if self.by_pods() { self.share(ratio).new > 0 } else { !ratio.is_all_old() }
+    }
+
     /// The ratio on record gives the new version something.
     pub fn has_traffic(&self) -> bool {
-        self.status.routing.as_ref().and_then(|r| r.parse::<Ratio>().ok()).is_some_and(|r| !r.is_all_old())
+        self.status.routing.as_ref().and_then(|r| r.parse().ok()).is_some_and(|r| self.gives_new(r))
     }
 
     /// Who the update's objects belong to.

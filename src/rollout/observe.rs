@@ -12,7 +12,7 @@ use crate::traffic::gateway;
 
 use super::build;
 use super::decide::{is_another, keeps_old};
-use super::model::{Endpoints, Live, Observation, Side, is_revision_of, is_service_of};
+use super::model::{Endpoints, Live, Observation, Side, Unreadable, is_revision_of, is_service_of};
 use super::wish::{SpecError, Wish};
 
 /// Looks up everything a decision about that RollingUpdate needs. `None`: there is no such object.
@@ -20,8 +20,15 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
     let update = index.update(key)?;
     let namespace = key.namespace.as_str();
     let (wish, status) = match &update.object {
-        Ok(object) => (Wish::parse(&object.spec), object.status.clone().unwrap_or_default()),
-        Err(unreadable) => (Err(SpecError { field: String::new(), message: unreadable.clone() }), <_>::default()),
+        Ok(object) => {
+            let status = object.status.clone().unwrap_or_default();
+            let last_resort = || Box::new(Wish::last_resort(Some(&object.spec), &status));
+            (Wish::parse(&object.spec).map_err(|error| Unreadable { error, last_resort: last_resort() }), status)
+        }
+        Err(unreadable) => {
+            let (error, status) = (SpecError { field: String::new(), message: unreadable.clone() }, <_>::default());
+            (Err(Unreadable { error, last_resort: Box::new(Wish::last_resort(None, &status)) }), status)
+        }
     };
     // One that is being deleted starts nothing; it lets go of what it has.
     let anew = starts_anew(&status, &wish) && !(update.meta.deleting && status.state.is_terminal());
@@ -84,7 +91,7 @@ pub fn observe(index: &Index, key: &Key) -> Option<Observation> {
 }
 
 /// How an update that starts now would shift traffic.
-fn mode(wish: &Result<Wish, SpecError>, no_route: bool) -> ShiftMode {
+fn mode(wish: &Result<Wish, Unreadable>, no_route: bool) -> ShiftMode {
     match wish.as_ref().map(|w| w.mode) {
         Ok(TrafficMode::Pods) => ShiftMode::Pods,
         Ok(TrafficMode::Auto) if no_route => ShiftMode::Pods,
@@ -93,7 +100,7 @@ fn mode(wish: &Result<Wish, SpecError>, no_route: bool) -> ShiftMode {
 }
 
 /// The recorded objects belong to a version or attempt that is over, or to none yet.
-fn starts_anew(status: &crate::api::RollingUpdateStatus, wish: &Result<Wish, SpecError>) -> bool {
+fn starts_anew(status: &crate::api::RollingUpdateStatus, wish: &Result<Wish, Unreadable>) -> bool {
     match wish {
         Ok(wish) if status.state.is_terminal() => is_another(status, wish) && !keeps_old(status),
         _ => status.state == State::Pending,
@@ -101,7 +108,7 @@ fn starts_anew(status: &crate::api::RollingUpdateStatus, wish: &Result<Wish, Spe
 }
 
 /// The version that carries the traffic: recorded on the workload, else what its own template says.
-fn live(index: &Index, wish: &Result<Wish, SpecError>, workload: Option<&Deployment>) -> Result<Live, String> {
+fn live(index: &Index, wish: &Result<Wish, Unreadable>, workload: Option<&Deployment>) -> Result<Live, String> {
     let (Ok(wish), Some(workload)) = (wish, workload) else { return Err("the workload is not known".into()) };
     let note = |name: &str| workload.meta.annotations.get(name).cloned();
     if let (Some(version), Some(revision)) = (note(names::LIVE), note(names::LIVE_REVISION)) {
@@ -118,7 +125,7 @@ fn live(index: &Index, wish: &Result<Wish, SpecError>, workload: Option<&Deploym
 }
 
 /// The names an update that starts now would use.
-fn propose(index: &Index, update: &Update, wish: &Result<Wish, SpecError>, live: &Result<Live, String>) -> Objects {
+fn propose(index: &Index, update: &Update, wish: &Result<Wish, Unreadable>, live: &Result<Live, String>) -> Objects {
     let (Ok(wish), Ok(live)) = (wish, live) else { return Objects::default() };
     let namespace = &update.meta.namespace;
     let seed = format!("{} {} {} {}", update.meta.uid, wish.version, wish.attempt, update.meta.generation);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::api::conditions::{
-    self, AUTOSCALER_FOLLOWS, Answer, CONFLICTING_MANAGER, HEALTHY, NEW_VERSION_AVAILABLE, OLD_VERSION_REMOVED, ORDER_ACCEPTED, READY,
-    RECONCILING, STALLED, TEMPLATE_ROLLED_OUT, TRAFFIC_SHIFTED,
+    self, AUTOSCALER_FOLLOWS, Answer, CONFLICTING_MANAGER, HEALTHY, INVALID_SPEC, NEW_VERSION_AVAILABLE, OLD_VERSION_REMOVED,
+    ORDER_ACCEPTED, READY, RECONCILING, STALLED, TEMPLATE_ROLLED_OUT, TRAFFIC_SHIFTED,
 };
 use crate::api::rolling_update::{Transition, Verdict};
 use crate::api::{Ratio, RollingUpdateStatus, State, Time, names};
@@ -16,6 +16,8 @@ use super::model::{Observation, Side};
 
 /// Reason of OldVersionRemoved=False where cleanupPolicy MANUAL keeps the old version.
 pub const KEPT: &str = "CleanupManual";
+/// Reason of an end with cleanupPolicy MANUAL.
+pub const OLD_VERSION_KEPT: &str = "OldVersionKept";
 /// Changes of state that are kept.
 const HISTORY: usize = 20;
 /// A difference nobody acts on, such as a count of ready pods, waits this long for company.
@@ -127,13 +129,29 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
     set(HEALTHY, healthy, &why, &text);
     let (removed, why, text) = match (state, reason.as_str()) {
         (State::Completed, "Completed" | "AlreadyLive") => (Answer::True, "Removed", "no pod of the old version is left"),
-        (State::Completed, _) => (Answer::False, KEPT, "cleanupPolicy MANUAL keeps the old version's pods"),
+        (State::Completed, OLD_VERSION_KEPT) => (Answer::False, KEPT, "cleanupPolicy MANUAL keeps the old version's pods"),
         _ => (Answer::False, "InUse", "the old version has its pods"),
     };
     set(OLD_VERSION_REMOVED, removed, why, text);
     let fought = (reason == CONFLICTING_MANAGER).then(|| (Answer::True, CONFLICTING_MANAGER, message.clone()));
     say_or_clear(status, obs, now, CONFLICTING_MANAGER, fought);
     say_surroundings(status, obs, refused_order.as_ref(), now);
+}
+
+/// Writes into a status that the spec cannot be read.
+pub fn say_unreadable(status: &mut RollingUpdateStatus, obs: &Observation, message: String, now: Time) {
+    if status.conditions.is_empty() {
+        say(status, obs, &Saying::new(status.state, INVALID_SPEC, message.clone()), now);
+    }
+    let generation = obs.meta.generation;
+    status.observed_generation = Some(generation);
+    let mut set = |type_, answer| conditions::set(&mut status.conditions, generation, now, type_, answer, INVALID_SPEC, &message);
+    set(READY, Answer::False);
+    // At rest Stalled keeps what was said at the end.
+    if status.state.is_active() {
+        set(RECONCILING, Answer::False);
+        set(STALLED, Answer::True);
+    }
 }
 
 /// What is said of orders, template and autoscaler: only while there is something to say.

@@ -225,8 +225,11 @@ impl Wish {
         })
     }
 
-    /// What to go back by when the spec cannot be read: the recorded version and every default.
-    pub fn last_resort(status: &RollingUpdateStatus) -> Self {
+    /// What to go back by when the spec cannot be read: the recorded version, every default, and of the spec what says
+    /// whether to go back.
+    pub fn last_resort(spec: Option<&RollingUpdateSpec>, status: &RollingUpdateStatus) -> Self {
+        let of_this = spec.filter(|s| status.new_version.as_ref() == Some(&s.version));
+        let on_breach = of_this.and_then(|s| s.progression.as_ref()?.on_breach);
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let objects = status.objects.clone().unwrap_or_default();
         Self {
@@ -246,14 +249,14 @@ impl Wish {
             interval: Duration::from_mins(5),
             deploy_deadline: Duration::from_mins(10),
             analysis_deadline: Duration::from_mins(30),
-            on_breach: OnBreach::Pause,
+            on_breach: on_breach.unwrap_or(OnBreach::Pause),
             max_error_rate: 0.01,
             max_latency_ms: 500,
             manual_approval: false,
             cleanup: CleanupPolicy::GracePeriod,
             min_requests: default_min_requests(0.01),
             source: Source::None,
-            orders: Orders::default(),
+            orders: of_this.and_then(|s| orders(s).ok()).unwrap_or_default(),
         }
     }
 

@@ -14,14 +14,9 @@ use crate::traffic::pods::{self, Share};
 
 use super::Wait;
 
-/// Pods in service that a ratio comes to.
-pub fn share(obs: &Observation, ratio: Ratio) -> Share {
-    Share::of(ratio, obs.old.wanted(), obs.instances())
-}
-
 /// The Service sends traffic to exactly the pods that the ratio comes to.
 pub fn carries(obs: &Observation, ratio: Ratio) -> bool {
-    let share = share(obs, ratio);
+    let share = obs.share(ratio);
     let shown = &obs.apex_endpoints.ready;
     let only = |side: &Side| !shown.is_empty() && shown.iter().all(|p| side.pod_names().contains(p.as_str()));
     match (share.new, share.old) {
@@ -38,7 +33,7 @@ pub fn carries(obs: &Observation, ratio: Ratio) -> bool {
 /// More pods of the new version serve than the one ratio comes to, and no more than the other does: a process that is gone
 /// had begun to go there. Its last writes may not be seen yet; to take out what it had taken in could leave too few.
 pub fn is_between(obs: &Observation, from: Ratio, to: Ratio) -> bool {
-    let (from, to) = (share(obs, from), share(obs, to));
+    let (from, to) = (obs.share(from), obs.share(to));
     let new = count(in_service(obs, &obs.new));
     is_serving(obs) && to.old > 0 && from.new < new && new <= to.new
 }
@@ -46,7 +41,7 @@ pub fn is_between(obs: &Observation, from: Ratio, to: Ratio) -> bool {
 /// Does the next thing on the way to a ratio. `Some`: it may not be done.
 pub fn go_to(turn: &mut Turn<'_>, ratio: Ratio) -> Option<Wait> {
     let obs = turn.obs;
-    let share = share(obs, ratio);
+    let share = obs.share(ratio);
     if share.new == 0 {
         pin(turn, &obs.old, "all new connections go to the old version");
         return None;

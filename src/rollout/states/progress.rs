@@ -1,7 +1,7 @@
 //! What the verdict means for the progression: it advances on Healthy, holds on anything else, and a person goes past it.
 
 use crate::api::Ratio;
-use crate::api::rolling_update::{Decision, OnBreach, Verdict};
+use crate::api::rolling_update::{Decision, OnBreach, Outcome, Verdict};
 use crate::rollout::decide::Turn;
 use crate::rollout::verdict;
 use crate::rollout::wish::{Asked, Source, Wish};
@@ -26,8 +26,8 @@ pub fn look(turn: &mut Turn<'_>, wish: &Wish) -> Decision {
         (None, Some(recorded), None) => recorded.clone(),
         _ => decision.clone(),
     };
-    if is_unrecorded_breach(turn, &decision) && (wish.orders.routing.is_some() || wish.orders.paused) {
-        // Ready speaks of the order that holds the update, so nothing else tells.
+    if is_unrecorded_breach(turn, &decision) {
+        // Ready may speak of something else: an order that holds the update, a gateway that is silent.
         turn.warn(&decision.reason, decision.message.clone());
     }
     if turn.obs.measured.is_some() || turn.obs.has_traffic() {
@@ -45,7 +45,7 @@ pub fn is_unrecorded_breach(turn: &Turn<'_>, decision: &Decision) -> bool {
 
 /// Whether a breach rolls back by itself.
 pub fn rolls_back(wish: &Wish) -> bool {
-    wish.on_breach == OnBreach::Rollback && !wish.orders.paused && wish.source != Source::None
+    wish.on_breach == OnBreach::Rollback && !wish.orders.paused
 }
 
 /// Whether the verdict lets the update get to that ratio.
@@ -95,14 +95,26 @@ pub fn no_verdict(turn: &mut Turn<'_>, wish: &Wish, decision: &Decision) -> Wait
     Wait("AnalysisDeadlineExceeded", message)
 }
 
-/// At x:0, where no step comes any more: what keeps the old version from being retired.
-pub fn at_the_end(turn: &mut Turn<'_>, wish: &Wish, decision: &Decision, all_new: Ratio) -> Option<Wait> {
-    if wish.source == Source::None || lets(wish, decision, all_new) {
+/// At x:0, where no step comes any more: what keeps the old version from being retired. Past a breach only a person goes.
+pub fn at_the_end(turn: &mut Turn<'_>, wish: &Wish, decision: &Decision, all_new: &Asked) -> Option<Wait> {
+    if wish.orders.outcome == Some(Outcome::Complete) {
         return None;
     }
     if decision.verdict == Verdict::Unhealthy {
         return Some(breach(decision, None));
     }
+    if awaits_approval(wish, all_new.ratio) {
+        let message = format!("completion waits for spec.control.approved: \"{}\" or spec.control.outcome: Complete", all_new.text);
+        return Some(Wait("AwaitingApproval", message));
+    }
+    if wish.source == Source::None || decision.verdict == Verdict::Healthy {
+        return None;
+    }
     let time = turn.obs.status.step.as_ref().and_then(|s| s.next_not_before);
     time.is_none_or(|t| turn.is_past(t)).then(|| no_verdict(turn, wish, decision))
+}
+
+/// Whether getting to that ratio, or being done with it, takes an approval that is not there.
+pub fn awaits_approval(wish: &Wish, ratio: Ratio) -> bool {
+    wish.manual_approval && wish.orders.approved.as_ref().is_none_or(|a| ratio.exceeds(a.ratio))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY, STALLED};
+use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, INVALID_SPEC, READY, STALLED};
 use crate::api::rolling_update::Objects;
 use crate::api::{State, names};
 use crate::cluster::facts::{Deployment, Kind, Service};
@@ -50,7 +50,7 @@ const GONE: &str = "LiveVersionGone";
 fn say_whether_live(turn: &mut Turn<'_>) {
     let (obs, now) = (turn.obs, turn.now);
     let list = &mut turn.status.conditions;
-    let told = conditions::find(list, READY).is_some_and(|c| c.reason == GONE);
+    let told = conditions::find(list, READY).is_some_and(|c| [GONE, INVALID_SPEC].contains(&c.reason.as_str()));
     let said = match (gone(obs), conditions::find(list, STALLED).filter(|_| told)) {
         (Some(message), _) => Some((Answer::False, GONE.to_owned(), message)),
         // What was said at the end is kept there.

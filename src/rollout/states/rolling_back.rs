@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::api::conditions::{self, Answer, CONFLICTING_MANAGER, READY};
-use crate::api::rolling_update::Objects;
+use crate::api::rolling_update::{Objects, Verdict};
 use crate::api::{Ratio, State, names};
 use crate::cluster::facts::{Deployment, Key, Kind};
 use crate::cluster::patch;
@@ -82,8 +82,10 @@ fn cause(turn: &Turn<'_>) -> (String, String) {
     let status = &turn.obs.status;
     let reason =
         status.history.iter().rev().find(|t| t.to == State::RollingBack).map_or_else(|| "RolledBack".to_owned(), |t| t.reason.clone());
-    let ready = conditions::find(&status.conditions, READY);
-    let message = ready.map(|c| c.message.split("; ").next().unwrap_or_default().to_owned()).unwrap_or_default();
+    // A breach's numbers are a long sentence.
+    let breach = status.decision.as_ref().filter(|d| d.verdict == Verdict::Unhealthy && d.reason == reason);
+    let said = || conditions::find(&status.conditions, READY)?.message.split("; ").next();
+    let message = breach.map(|d| d.message.as_str()).or_else(said).unwrap_or_default().to_owned();
     (reason, message)
 }
 

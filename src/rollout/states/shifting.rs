@@ -148,17 +148,12 @@ fn carries(obs: &Observation, ratio: Ratio) -> bool {
     if obs.by_pods() { endpoints::carries(obs, ratio) } else { on_routes(obs) == Some(ratio) }
 }
 
-/// Whether the new version gets anything by that ratio: by pods a small one may come to none.
-fn gives_new(obs: &Observation, ratio: Ratio) -> bool {
-    if obs.by_pods() { endpoints::share(obs, ratio).new > 0 } else { !ratio.is_all_old() }
-}
-
 /// The ratio that should be in force now: a person's, else the next step when its time has come.
 /// The second part says what keeps the progression where it is.
 fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool, decision: &Decision) -> (Asked, Option<Wait>) {
     let stay = |why| (recorded.clone(), why);
     let obs = turn.obs;
-    if gives_new(obs, recorded.ratio) && obs.new.endpoints.ready.is_empty() && !obs.old.endpoints.ready.is_empty() {
+    if obs.gives_new(recorded.ratio) && obs.new.endpoints.ready.is_empty() && !obs.old.endpoints.ready.is_empty() {
         let message = "no pod of the new version is ready, so all traffic is back on the old version until they are".to_owned();
         return (Asked::from(Ratio::ALL_OLD), Some(Wait("NewVersionNotServing", message)));
     }
@@ -189,7 +184,7 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool, dec
         return (ordered.clone(), waits.then_some(Wait("AwaitingRouting", message)));
     }
     let Some(next) = next() else {
-        return stay(progress::at_the_end(turn, wish, decision, recorded.ratio));
+        return stay(progress::at_the_end(turn, wish, decision, recorded));
     };
     if is_under_way(turn, recorded.ratio, next.ratio) {
         return (next.clone(), None);
@@ -197,7 +192,7 @@ fn target(turn: &mut Turn<'_>, wish: &Wish, recorded: &Asked, settled: bool, dec
     if decision.verdict == Verdict::Unhealthy && !progress::lets(wish, decision, next.ratio) {
         return stay(Some(progress::breach(decision, Some(next))));
     }
-    if wish.manual_approval && wish.orders.approved.as_ref().is_none_or(|a| next.ratio.exceeds(a.ratio)) {
+    if progress::awaits_approval(wish, next.ratio) {
         let message = format!("the step to {} waits for spec.control.approved: \"{}\"", next.text, next.text);
         return stay(Some(Wait("AwaitingApproval", message)));
     }
@@ -299,9 +294,11 @@ fn record(turn: &mut Turn<'_>, wish: &Wish, asked: &Asked) {
     let now = turn.now;
     let instances = turn.obs.instances();
     turn.status.routing = Some(asked.text.clone());
-    turn.status.effective_routing =
-        Some(if turn.obs.by_pods() { endpoints::share(turn.obs, asked.ratio).to_string() } else { asked.text.clone() });
-    turn.status.decision = Some(verdict::at_first(turn.obs, wish, instances, now));
+    turn.status.effective_routing = Some(if turn.obs.by_pods() { turn.obs.share(asked.ratio).to_string() } else { asked.text.clone() });
+    // A breach stands while the share only falls, whoever lowered it: that is no answer to it.
+    let stands = |d: &Decision| d.verdict == Verdict::Unhealthy && recorded(turn.obs).ratio.exceeds(asked.ratio);
+    let breach = turn.status.decision.take().filter(stands).map(|breach| Decision { at: now, ..breach });
+    turn.status.decision = Some(breach.unwrap_or_else(|| verdict::at_first(turn.obs, wish, instances, now)));
     let index = i32::try_from(wish.step_of(asked.ratio)).unwrap_or_default();
     let of = i32::try_from(wish.steps.len()).unwrap_or_default();
     turn.status.step = Some(Step { index, of, since: now, next_not_before: Some(now + wish.interval.max(wish.settle)) });
@@ -345,7 +342,7 @@ fn not_ready(turn: &mut Turn<'_>, wish: &Wish) -> Option<Wait> {
         return None;
     }
     let decision = verdict::judge(turn.obs, wish, turn.obs.instances(), turn.now);
-    if decision.verdict == Verdict::Healthy {
+    if decision.verdict != Verdict::Unknown {
         return None;
     }
     let message = decision.message.clone();
@@ -368,8 +365,7 @@ fn may_complete(turn: &mut Turn<'_>, wish: &Wish, decision: &Decision) -> bool {
     if wish.orders.outcome == Some(Outcome::Complete) {
         return true;
     }
-    let by_itself =
-        wish.orders.routing.is_none() && (!wish.manual_approval || wish.orders.approved.as_ref().is_some_and(|a| a.ratio.is_all_new()));
+    let by_itself = wish.orders.routing.is_none() && !progress::awaits_approval(wish, recorded(turn.obs).ratio);
     let time = turn.obs.status.step.as_ref().and_then(|s| s.next_not_before);
-    by_itself && time.is_none_or(|t| turn.is_past(t)) && progress::lets(wish, decision, recorded(turn.obs).ratio)
+    by_itself && time.is_none_or(|t| turn.is_past(t)) && decision.verdict == Verdict::Healthy
 }

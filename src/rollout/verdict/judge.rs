@@ -157,6 +157,12 @@ pub fn judge(evidence: &Evidence, limits: &Limits, situation: &Situation) -> Jud
 /// What is said of a breach, one word for each test.
 pub const BREACHES: [&str; 4] = ["ErrorRateBreached", "LatencyBreached", "WorseThanOldErrors", "WorseThanOldLatency"];
 
+/// What kind of failure such a word is about.
+pub fn kind_of(breach: &str) -> Option<Kind> {
+    let kinds = [Kind::Errors, Kind::Slow, Kind::Errors, Kind::Slow];
+    BREACHES.into_iter().zip(kinds).find(|(word, _)| *word == breach).map(|(_, kind)| kind)
+}
+
 fn breached(test: Test) -> &'static str {
     let [errors, latency, against_errors, against_latency] = BREACHES;
     match test {

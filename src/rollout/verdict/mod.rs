@@ -31,11 +31,11 @@ const NOT_MEASURED_YET: &str = "NotMeasuredYet";
 
 /// Judges the new version at the present step.
 pub fn judge(obs: &Observation, wish: &Wish, instances: i32, now: Time) -> Decision {
-    if wish.source == Source::None {
-        return readiness(obs, instances, now);
-    }
     if let Some(latched) = latched(obs) {
         return latched.clone();
+    }
+    if wish.source == Source::None {
+        return readiness(obs, instances, now);
     }
     let (verdict, reason, message) = measured(obs, wish, instances, now);
     decision(obs, wish, (verdict, &reason, message), now)
@@ -80,7 +80,7 @@ fn readiness(obs: &Observation, instances: i32, now: Time) -> Decision {
             (Verdict::Unknown, "NotReady", format!("{ready} of {instances} pods of the new version are ready; readiness alone decides"))
         }
     };
-    Decision { verdict, reason: reason.into(), message, at: now, approved_before: None }
+    Decision { verdict, reason: reason.into(), message, at: now, approved_before: None, breach: None }
 }
 
 /// Whether the new version has all of its pods; else how many.
@@ -90,11 +90,15 @@ fn ready(obs: &Observation, instances: i32) -> Result<(), usize> {
 }
 
 fn decision(obs: &Observation, wish: &Wish, (verdict, reason, message): (Verdict, &str, String), now: Time) -> Decision {
-    // An approval that was there before the first breach is no answer to it, nor to the next one.
-    let before = obs.status.decision.as_ref().and_then(|d| d.approved_before.clone());
-    let present = || wish.orders.approved.as_ref().map_or_else(String::new, |a| a.text.clone());
-    let approved_before = before.or_else(|| (verdict == Verdict::Unhealthy).then(present));
-    Decision { verdict, reason: reason.to_owned(), message, at: now, approved_before }
+    let before = obs.status.decision.as_ref();
+    let answered = before.and_then(|d| d.breach.as_deref());
+    let (approved_before, breach) = if verdict == Verdict::Unhealthy && answered.and_then(judge::kind_of) != judge::kind_of(reason) {
+        // An approval that is there before a breach is no answer to it.
+        (Some(wish.orders.approved.as_ref().map_or_else(String::new, |a| a.text.clone())), Some(reason.to_owned()))
+    } else {
+        (before.and_then(|d| d.approved_before.clone()), answered.map(str::to_owned))
+    };
+    Decision { verdict, reason: reason.to_owned(), message, at: now, approved_before, breach }
 }
 
 fn measured(obs: &Observation, wish: &Wish, instances: i32, now: Time) -> (Verdict, String, String) {
