@@ -93,6 +93,8 @@ pub struct Earlier {
     pub errors: Lane,
     /// Slow requests.
     pub slow: Lane,
+    /// The old version in the newest of them.
+    pub last_old: Counts,
 }
 
 /// All that is known of an update, oldest first; the last window is the running one. Survives a restart as status.

@@ -111,7 +111,7 @@ fn measured(obs: &Observation, wish: &Wish, instances: i32, now: Time) -> (Verdi
     };
     let Some(m) = &obs.measured else { return not_yet(NOT_MEASURED_YET) };
     let age = m.newest.map(|newest| (now - newest).to_std().unwrap_or_default());
-    let is_fresh = age.is_some_and(|age| age <= m.interval * 2);
+    let is_fresh = age.is_some_and(|age| age <= m.interval * judge::FRESH_INTERVALS);
     if !is_fresh && let Some(problem) = &m.problem {
         let (reason, why) = match problem {
             Unread::NoTarget(why) => (NO_TARGET, why),

@@ -252,6 +252,50 @@ pub fn late_fault(structure: Structure, runs: u32) -> Late {
     Late { structure, runs, within_5: percent(quick, runs), mean_looks, too_early: percent(early, runs) }
 }
 
+/// An outage that both versions share, in the middle of a long step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shared {
+    /// Share of the new version.
+    pub share: f64,
+    /// Requests to both versions between two looks.
+    pub per_look: f64,
+    /// Updates.
+    pub runs: u32,
+    /// Per cent in which the new version was convicted.
+    pub halted: f64,
+}
+
+/// The shared outage at every share and with little and much traffic.
+pub fn shared_table(runs: u32) -> Vec<Shared> {
+    let cases = [0.25, 0.5, 0.75, 0.9].into_iter().flat_map(|share| [20.0, 100.0, 1000.0].map(|per_look| (share, per_look)));
+    cases.map(|(share, per_look)| shared_outage(share, per_look, runs)).collect()
+}
+
+/// Both versions go from 0.1 % errors to 5 % after 20 clean looks, for 60 looks, and back for 20.
+pub fn shared_outage(share: f64, per_look: f64, runs: u32) -> Shared {
+    let limits = Limits::new(MAX_ERROR_RATE, MAX_LATENCY_MS);
+    let (errors, slow) = (limits.allowed(Kind::Errors), limits.allowed(Kind::Slow));
+    let mut random = Random::new(0x5a4e_d001);
+    let mut halted = 0;
+    for _ in 0..runs {
+        let mut evidence = Evidence::default();
+        for look in 0..100 {
+            if evidence.wants_window(limits.min_requests) {
+                evidence.begin_window(errors, slow);
+            }
+            let service = Service { error_rate: if (20..80).contains(&look) { 0.05 } else { 0.001 }, p99_ms: None };
+            let (new, _) = watch(service, per_look * share, &[], &mut random);
+            let (old, _) = watch(service, per_look * (1.0 - share), &[], &mut random);
+            evidence.add(new, old);
+            if judge(&evidence, &limits, &situation(true, &[])).breach.is_some() {
+                halted += 1;
+                break;
+            }
+        }
+    }
+    Shared { share, per_look, runs, halted: percent(halted, runs) }
+}
+
 /// So many errors among so many requests of a first step are a breach.
 pub fn proofs() -> Vec<(u64, u64)> {
     let limits = Limits::new(MAX_ERROR_RATE, MAX_LATENCY_MS);
@@ -270,7 +314,7 @@ pub fn interpolated_reading(p99_ms: f64, edges_ms: &[f64]) -> f64 {
 }
 
 /// The tables as text.
-pub fn print(rows: &[Row], late: &[Late]) -> String {
+pub fn print(rows: &[Row], late: &[Late], shared: &[Shared]) -> String {
     let mut text = String::from("| scenario | runs | promoted % | halted % | held % | requests to halt |\n|---|--:|--:|--:|--:|--:|\n");
     for r in rows {
         let requests = r.mean_requests_to_halt.map_or("-".into(), |m| format!("{m:.0}"));
@@ -279,6 +323,10 @@ pub fn print(rows: &[Row], late: &[Late]) -> String {
     text += "\n| fault after 40 clean looks | runs | found within 5 looks % | mean looks | halted too early % |\n|---|--:|--:|--:|--:|\n";
     for l in late {
         let _ = writeln!(text, "| {:?} | {} | {:.1} | {:.1} | {:.1} |", l.structure, l.runs, l.within_5, l.mean_looks, l.too_early);
+    }
+    text += "\n| both versions go bad at share | requests a look | runs | halted % |\n|--:|--:|--:|--:|\n";
+    for s in shared {
+        let _ = writeln!(text, "| {} | {} | {} | {:.1} |", s.share, s.per_look, s.runs, s.halted);
     }
     text += "\n| requests | errors that prove more than 1 % |\n|--:|--:|\n";
     for (requests, errors) in proofs() {
@@ -378,80 +426,5 @@ fn percent(part: u32, of: u32) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    fn of(name: &str, runs: u32) -> Row {
-        row(scenarios().iter().find(|s| s.name == name).unwrap(), runs)
-    }
-
-    #[rstest]
-    #[case("half the limit", 0.5)]
-    #[case("half the limit, by windows", 0.5)]
-    #[case("exactly the limit", 5.0)]
-    #[case("exactly the limit, by windows", 5.0)]
-    fn within_the_limit_is_rarely_halted(#[case] name: &str, #[case] at_most: f64) {
-        let row = of(name, 200);
-        assert!(row.halted <= at_most, "{row:?}");
-        assert!(at_most > 1.0 || row.promoted >= 99.0, "{row:?}");
-    }
-
-    #[rstest]
-    #[case("twice the limit")]
-    #[case("twice the limit, by windows")]
-    fn twice_the_limit_is_never_promoted(#[case] name: &str) {
-        let row = of(name, 500);
-        assert!(row.promoted == 0.0 && row.halted > 95.0, "{row:?}");
-    }
-
-    #[test]
-    fn a_naive_check_halts_the_healthy_one() {
-        let row = of("naive rate, half the limit", 500);
-        assert!((54.0..=98.0).contains(&row.halted), "{row:?}");
-    }
-
-    #[test]
-    fn an_outage_of_both_halts_nobody() {
-        let row = of("five times the limit, so is the old one", 50);
-        assert!(row.halted == 0.0 && row.promoted == 0.0, "{row:?}");
-    }
-
-    #[test]
-    fn coarse_buckets_halt_nobody_and_an_edge_at_the_limit_lets_pass() {
-        assert!((600.0..=800.0).contains(&interpolated_reading(350.0, &COARSE)));
-        let coarse = of("p99 350 ms, coarse edges", 30);
-        assert!(coarse.halted == 0.0 && coarse.held > 99.9, "{coarse:?}");
-        let fine = of("p99 350 ms, edge at the limit", 30);
-        assert!(fine.promoted > 95.0, "{fine:?}");
-        assert!(of("interpolated p99, 350 ms, coarse edges", 30).halted > 95.0);
-        assert!(of("p99 1000 ms, edge at the limit", 30).halted > 95.0);
-    }
-
-    /// Within 5 looks on average and in four of five updates, but only where the fault has a window of its own.
-    #[rstest]
-    #[case(Structure::Steps, 300, 85.0)]
-    #[case(Structure::Windows, 100, 65.0)]
-    #[case(Structure::EveryLook, 50, 65.0)]
-    fn a_late_fault_is_found(#[case] structure: Structure, #[case] runs: u32, #[case] at_least: f64) {
-        let late = late_fault(structure, runs);
-        assert!(late.within_5 >= at_least && late.mean_looks <= 5.0 && late.too_early == 0.0, "{late:?}");
-    }
-
-    #[test]
-    fn a_long_step_in_one_window_hides_it() {
-        let late = late_fault(Structure::OneStep, 20);
-        assert!(late.within_5 == 0.0 && late.mean_looks > 10.0, "{late:?}");
-    }
-
-    #[test]
-    fn so_many_errors_are_proof() {
-        assert_eq!(proofs(), [(20, 4), (50, 5), (100, 6), (300, 11), (1000, 23)]);
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_table() {
-        assert_eq!(table(2), table(2));
-        assert!(print(&table(1), &late_table(1)).contains("| twice the limit | 1 |"));
-    }
-}
+#[path = "simulation_tests.rs"]
+mod tests;
