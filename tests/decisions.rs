@@ -110,6 +110,11 @@ use small_world::{Figures, Seen, figures, line, now, seen};
 #[case::a_breach_stands_without_metrics(Seen { said: breach(), spec: json!({}), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
 #[case::and_goes_back_without_them(Seen { said: breach(), spec: json!({"progression": {"onBreach": "Rollback"}}), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
 #[case::by_pods_a_share_of_nobody_is_no_traffic(Seen { measured: Some(Figures { counting: false, old: (0, 0), ..figures(0, 0) }), said: json!({"objects": {"mode": "Pods"}}), weights: None, route: false, ..judged() }, "ROUTING 1:3 (Routing)")]
+#[case::nothing_is_touched_by_a_spec_that_cannot_be_read(Seen { spec: unreadable(json!(null)), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
+#[case::nor_judged(Seen { measured: Some(figures(30, 400)), spec: unreadable(json!({"onBreach": "Rollback"})), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
+#[case::but_an_order_to_go_back_is_followed(Seen { spec: with_orders(unreadable(json!(null)), json!({"outcome": "Rollback"})), ..judged() }, "weigh web, ROLLING_BACK (RollbackOrdered)")]
+#[case::unless_it_is_for_another_version(Seen { spec: with_orders(unreadable(json!(null)), json!({"outcome": "Rollback", "version": "1.5.0"})), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
+#[case::and_so_is_a_breach_on_record(Seen { said: breach(), spec: unreadable(json!({"onBreach": "Rollback"})), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
 #[case::a_ratio_by_hand_is_never_blocked(Seen { said: breach(), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web")]
 #[case::nor_by_what_is_not_known(Seen { measured: Some(UNREADABLE), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web, ROUTING 1:9 ()")]
 #[case::held_by_hand(Seen { measured: Some(figures(30, 400)), spec: control(json!({"routing": "1:9"})), ..judged() }, "ROUTING 1:9 (AwaitingRouting)")]
@@ -376,6 +381,21 @@ fn control(mut orders: Value) -> Value {
     spec
 }
 
+/// Steps that do not end.
+fn unreadable(progression: Value) -> Value {
+    let mut spec = json!({"metrics": null, "progression": {"steps": ["1:1"]}});
+    if let Some(more) = progression.as_object() {
+        spec["progression"].as_object_mut().unwrap().extend(more.clone());
+    }
+    spec
+}
+
+fn with_orders(mut spec: Value, mut orders: Value) -> Value {
+    orders.as_object_mut().unwrap().entry("version").or_insert_with(|| json!("2.0.0"));
+    spec["control"] = orders;
+    spec
+}
+
 fn rollback(orders: Value) -> Value {
     let mut spec = control(orders);
     spec["progression"] = json!({"onBreach": "Rollback"});
@@ -459,6 +479,54 @@ fn a_breach_stands_while_the_share_falls(#[case] seen: Seen) {
     let later = Seen { new: Some(small_world::PODS), spec, said: Value::Null, status: said, weights, measured: figures, ..seen }.plan();
     let ready = later.status.as_ref().unwrap_or(&status).conditions.iter().find(|c| c.type_ == "Ready").unwrap();
     assert_eq!((line(&later).contains("weigh"), &*ready.reason), (false, "ErrorRateBreached"));
+}
+
+/// Nothing is looked at then, so what was said of the cluster stays; and it is forgotten once the spec can be read.
+#[rstest]
+#[case::in_the_middle(Seen { routing: "1:9", weights: Some((1, 9)), since: 30, held: &[("in force", 30)], ..seen("ROUTING") }, "True")]
+#[case::at_rest(Seen { rollback: "RollbackOrdered", state: "ROLLING_BACK", ..rolled_back() }, "")]
+fn a_spec_that_cannot_be_read_is_told(#[case] seen: Seen, #[case] stalled: &str) {
+    let before = seen.plan().status.unwrap();
+    let (ready, shifted) = (condition(&before, "Ready"), condition(&before, "TrafficShifted"));
+    let as_said = |status: &RollingUpdateStatus| Some(serde_json::to_value(status).unwrap());
+    let seen = Seen { state: before.state.as_str(), ..seen };
+    let broken = Seen { spec: json!({"progression": {"steps": ["1:1"], "interval": "60s"}}), status: as_said(&before), ..seen.clone() };
+    let plan = broken.plan();
+    let told = plan.status.clone().unwrap();
+    let (status, reason, message) = condition(&told, "Ready");
+    assert_eq!((&*status, &*reason), ("False", "InvalidSpec"));
+    assert!(message.starts_with("spec.progression.steps: "), "{message}");
+    assert!(plan.actions.is_empty() && plan.notes.iter().any(|n| n.warning && n.reason == "InvalidSpec"), "{:?}", plan.notes);
+    assert_eq!(condition(&told, "TrafficShifted"), shifted);
+    if !stalled.is_empty() {
+        assert_eq!((condition(&told, "Stalled").0, condition(&told, "Reconciling").0), (stalled.into(), "False".into()));
+    }
+    // Once.
+    assert!(Seen { status: as_said(&told), ..broken }.plan().status.is_none());
+    let mended = Seen { status: as_said(&told), ..seen }.plan().status.unwrap();
+    assert_eq!(condition(&mended, "Ready"), ready);
+}
+
+fn condition(status: &RollingUpdateStatus, type_: &str) -> (String, String, String) {
+    let found = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
+    (found.status.clone(), found.reason.clone(), found.message.clone())
+}
+
+/// Each reason for a hold is an Event of its own, though Ready only says that there is no verdict.
+#[test]
+fn what_holds_a_step_is_told() {
+    let held = |measured: Option<Figures>, status: Option<Value>| Seen { measured, status, ..judged() }.plan();
+    let told = |plan: &Plan| plan.notes.iter().map(|n| n.message.clone()).collect::<Vec<_>>().join("\n");
+    let first = held(None, None);
+    assert_eq!((line(&first), told(&first)), ("ROUTING 1:9 (AwaitingVerdict)".into(), String::new()));
+    let mut status = first.status;
+    for (figures, reason) in
+        [(figures(0, 9), "InsufficientTraffic"), (figures(6, 400), "AboveThreshold"), (UNREADABLE, "MetricsUnavailable")]
+    {
+        let plan = held(Some(figures), Some(serde_json::to_value(status).unwrap()));
+        assert!(told(&plan).contains(reason) && plan.notes.len() == 1, "{reason}: {:?}", plan.notes);
+        status = plan.status;
+    }
 }
 
 /// A gateway that does not answer is what Ready speaks of.

@@ -185,7 +185,7 @@ pub enum TrafficMode {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProgressionSpec {
-    /// The ratios new:old, in order; the last one must be x:0. Default 1:9, 1:3, 1:1, 3:1, 1:0.
+    /// The ratios new:old, each larger than the one before; the last one must be x:0. Default 1:9, 1:3, 1:1, 3:1, 1:0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.all(s, s.matches('^ *(1000000|[0-9]{1,6}) *: *(1000000|[0-9]{1,6}) *$') && s.matches('[1-9]'))").message("each step must be new:old, two whole numbers from 0 to 1000000, not both 0, for example 1:3"))]
     #[x_kube(validation = Rule::new("self[self.size() - 1].matches('^ *0*[1-9][0-9]* *: *0+ *$')").message("the last step must give the new version everything, for example 1:0"))]

@@ -228,10 +228,9 @@ pub fn page(page: &Page, now: Time) -> String {
     }
     if let Some(step) = &update.step {
         let place = if step.index == 0 { "none, a person's ratio".into() } else { format!("{} of {}", step.index, step.of) };
-        let next = step.next_not_before.filter(|_| update.is_active()).map(|at| {
-            let left = if at > now { format!("in {}", age(Some(now), at)) } else { "the time has come".into() };
-            format!("; next one not before {} ({left})", at.format("%H:%M:%SZ"))
-        });
+        // Once the time has come the message says what else is waited for.
+        let next = step.next_not_before.filter(|at| update.is_active() && *at > now);
+        let next = next.map(|at| format!("; next one not before {} (in {})", at.format("%H:%M:%SZ"), age(Some(now), at)));
         lines.push(("Step", format!("{place}, for {}{}", age(Some(step.since), now), next.unwrap_or_default())));
     }
     lines.push(("Ready", format!("{} pods of the new version", ready(update))));
@@ -247,14 +246,14 @@ pub fn page(page: &Page, now: Time) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:<12}{value}", format!("{name}:"));
     }
-    let _ = write!(text, "\n{}", health(&page.health));
+    let _ = write!(text, "\n{}", health(&page.health, now));
     let _ = write!(text, "\nPods:\n{}", indented(&pods(&page.pods, now)));
     let _ = write!(text, "\nHistory:\n{}", indented(&history(&page.history, now)));
     text
 }
 
 /// What was measured, against the limits.
-pub fn health(answer: &HealthAnswer) -> String {
+pub fn health(answer: &HealthAnswer, now: Time) -> String {
     let health = &answer.health;
     let row = |name: &str, h: &crate::api::rolling_update::VersionHealth| {
         let measured = h.request_count > 0;
@@ -267,8 +266,11 @@ pub fn health(answer: &HealthAnswer) -> String {
         ]
     };
     let rows = [row("old", &health.old_version), row("new", &health.new_version)];
+    let is_counted = health.old_version.request_count + health.new_version.request_count > 0;
+    // A reading alone is never written, so while a verdict stands its figures grow old.
+    let counted = if is_counted { format!("Counted:    until {} ago\n", age(at(health.collected_at), now)) } else { String::new() };
     format!(
-        "Health:     {} ({}): {}\nLimits:     {}\n{}",
+        "Health:     {} ({}): {}\nLimits:     {}\n{counted}{}",
         answer.verdict.as_str(),
         answer.reason,
         answer.message,

@@ -295,7 +295,7 @@ fn json_of_a_list() {
 fn health_measured_and_not() {
     let measured = HealthAnswer::of(&release(json!({})));
     let nothing = HealthAnswer::of(&release(json!({"status": {"decision": null}})));
-    insta::assert_snapshot!(format!("{}\n{}", render::health(&measured), render::health(&nothing)));
+    insta::assert_snapshot!(format!("{}\n{}", render::health(&measured, now()), render::health(&nothing, now())));
 }
 
 #[test]

@@ -163,5 +163,5 @@ async fn health(session: &Session, id: &str) -> Result<(), Failure> {
     let id = session.desk.resolve(&session.namespace, id).await?;
     let update = session.desk.update(&session.namespace, &id).await?;
     let answer = HealthAnswer::of(&update);
-    show(session.format, &answer, |_| format!("Update:     {}\n{}", update.name_any(), render::health(&answer)))
+    show(session.format, &answer, |_| format!("Update:     {}\n{}", update.name_any(), render::health(&answer, clock::now())))
 }

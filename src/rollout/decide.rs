@@ -307,11 +307,14 @@ impl<'a> Turn<'a> {
             saying.message = format!("the API server denies a write that comes next: {said}");
         }
         let told = (&self.obs.status.state, &self.obs.status.routing, reason_of(&self.obs.status));
-        if told != (&saying.state, &self.status.routing, Some(&saying.reason)) {
+        let (held_by, was_held_by) = (progress::held_by(&self.status, Some(&saying.reason)), progress::held_by(&self.obs.status, told.2));
+        let is_news = told != (&saying.state, &self.status.routing, Some(&saying.reason)) || held_by != was_held_by;
+        // The first figures of a step are on their way.
+        if is_news && held_by != Some(verdict::NOT_MEASURED_YET) {
             let warning = matches!(saying.state, State::RollingBack | State::RolledBack | State::Failed)
                 || (saying.state == self.obs.status.state && saying.reason != status::state_word(saying.state));
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
-            let about = format!("{} {}", text(&self.status.new_version), text(&self.status.routing));
+            let about = format!("{} {} {}", text(&self.status.new_version), text(&self.status.routing), held_by.unwrap_or_default());
             let person = status::person(&self.obs.meta, saying.by).filter(|_| saying.state != self.obs.status.state);
             let ordered = person.map(|name| format!(" (ordered by {name})")).unwrap_or_default();
             let message = format!("{}: {}{ordered}", saying.state, saying.message);

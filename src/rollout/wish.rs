@@ -190,6 +190,13 @@ impl Wish {
         if !steps.last().is_some_and(|s| s.ratio.is_all_new()) {
             return Err(error("progression.steps", "the last step must give the new version everything, for example 1:0"));
         }
+        let first = Asked::from(Ratio::ALL_OLD);
+        let mut pairs = std::iter::once(&first).chain(&steps).zip(&steps);
+        if let Some((before, after)) = pairs.find(|(before, after)| !after.ratio.exceeds(before.ratio)) {
+            let message =
+                format!("each step must give the new version more than the one before; {} does not after {}", after.text, before.text);
+            return Err(error("progression.steps", &message));
+        }
         let (error_rate, latency) = match spec.thresholds.unwrap_or(Thresholds::Default) {
             Thresholds::Default => (0.01, 500),
             Thresholds::Strict => (0.001, 200),
@@ -338,6 +345,18 @@ mod tests {
         let error = wish(&json!({"metrics": {"prometheus": source}})).unwrap_err();
         assert_eq!(error.field, "metrics.prometheus.queries");
         assert!(error.message.contains(wanted), "{error}");
+    }
+
+    #[rstest]
+    #[case(json!(["1:9", "1:0"]), None)]
+    #[case(json!(["1:1", "1:3", "1:0"]), Some("1:3 does not after 1:1"))]
+    #[case(json!(["1:1", "2:2", "1:0"]), Some("2:2 does not after 1:1"))]
+    #[case(json!(["0:1", "1:0"]), Some("0:1 does not after 0:1"))]
+    #[case(json!(["1:1"]), Some("the last step must give the new version everything"))]
+    fn steps_rise(#[case] steps: Value, #[case] wanted: Option<&str>) {
+        let said = wish(&json!({"progression": {"steps": steps}})).err();
+        assert_eq!(said.is_some(), wanted.is_some(), "{said:?}");
+        assert!(said.is_none_or(|e| e.field == "progression.steps" && e.message.contains(wanted.unwrap())));
     }
 
     #[rstest]

@@ -42,6 +42,8 @@ pub struct Checker {
     pub by_pods: bool,
     /// When there was no route last.
     pub unrouted: Option<Time>,
+    /// The share from which on the new version errs, and is judged by that.
+    pub errs_from: Option<f64>,
     /// How old the operator's knowledge may be.
     pub slack: Duration,
     /// UIDs of what the operator made.
@@ -99,6 +101,7 @@ impl Checker {
             proxy,
             by_pods: truth::shares(objects, app).is_empty(),
             unrouted: None,
+            errs_from: None,
             slack: Duration::from_secs(2),
             made: BTreeSet::new(),
             users_rules: rules.collect(),

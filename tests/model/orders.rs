@@ -6,10 +6,13 @@ use serde_json::Value;
 use super::invariants::Checker;
 use super::world::{items, text};
 
-/// A ratio that may come next, and whether a person has ordered it.
+/// A ratio that may come next.
 pub struct Next {
     pub ratio: Ratio,
+    /// A person has ordered it.
     pub ordered: bool,
+    /// A person has approved it.
+    pub approved: bool,
 }
 
 impl Checker {
@@ -31,18 +34,20 @@ impl Checker {
             return None;
         }
         if meant && let Ok(ratio) = text(control, "/routing").parse() {
-            return Some(Next { ratio, ordered: true });
+            return Some(Next { ratio, ordered: true, approved: true });
         }
         let approved = text(control, "/approved").parse::<Ratio>().ok().filter(|_| meant);
         let mut steps = items(spec, "/progression/steps").filter_map(|s| s.as_str()?.parse::<Ratio>().ok());
         let ratio = steps.find(|s| s.exceeds(self.on_record()))?;
-        let may = spec["requireManualApproval"] != true || approved.is_some_and(|a| !ratio.exceeds(a));
-        may.then_some(Next { ratio, ordered: false })
+        let approved = approved.is_some_and(|a| !ratio.exceeds(a));
+        (approved || spec["requireManualApproval"] != true).then_some(Next { ratio, ordered: false, approved })
     }
 
-    /// Whether a share of the new version was decided: ordered, or the next step with all of its pods ready.
+    /// Whether a share of the new version was decided: ordered, or the next step with all of its pods ready, while the new
+    /// version is good or a person has approved the step all the same.
     pub fn is_decided(&self, whole: bool, fits: impl Fn(Ratio) -> bool) -> bool {
         let next = self.orders_lately().filter_map(|spec| self.wanted_next(spec));
-        next.filter(|next| next.ordered || whole).any(|next| fits(next.ratio))
+        let errs = self.errs_from.is_some_and(|from| self.on_record().share() >= from);
+        next.filter(|next| next.ordered || (whole && (next.approved || !errs))).any(|next| fits(next.ratio))
     }
 }

@@ -316,7 +316,9 @@ fn checkers(scenario: &Scenario, cluster: &Cluster) -> Vec<Checker> {
     let checker = |u: &Value| {
         let time = |path: &str| duration::parse(text(u, path)).unwrap();
         let times = [time("/spec/traffic/settle"), time("/spec/traffic/drain"), millis(cluster.timing.proxy)];
-        Checker::new(&cluster.world, text(u, "/metadata/name"), &app(u), &apps, times)
+        let mut checker = Checker::new(&cluster.world, text(u, "/metadata/name"), &app(u), &apps, times);
+        checker.errs_from = scenario.errs_from;
+        checker
     };
     firsts.map(checker).collect()
 }

@@ -1,7 +1,7 @@
 //! What the verdict means for the progression: it advances on Healthy, holds on anything else, and a person goes past it.
 
-use crate::api::Ratio;
 use crate::api::rolling_update::{Decision, OnBreach, Outcome, Verdict};
+use crate::api::{Ratio, RollingUpdateStatus};
 use crate::rollout::decide::Turn;
 use crate::rollout::verdict;
 use crate::rollout::wish::{Asked, Source, Wish};
@@ -80,6 +80,17 @@ pub fn going_back(decision: &Decision) -> Wait {
     Wait(verdict::breach_word(&decision.reason), format!("{}; all traffic goes back to the old version", decision.message))
 }
 
+/// Reason of Ready while a step waits for a verdict, ...
+const AWAITING: &str = "AwaitingVerdict";
+/// ... and has waited too long.
+const OVERDUE: &str = "AnalysisDeadlineExceeded";
+
+/// Why there is no verdict, where Ready says no more than that there is none.
+pub fn held_by<'a>(status: &'a RollingUpdateStatus, ready: Option<&String>) -> Option<&'a str> {
+    let decision = status.decision.as_ref().filter(|_| ready.is_some_and(|reason| [AWAITING, OVERDUE].contains(&reason.as_str())));
+    decision.map(|d| d.reason.as_str())
+}
+
 /// What is said while a step waits for a verdict; too long, and a person is needed.
 pub fn no_verdict(turn: &mut Turn<'_>, wish: &Wish, decision: &Decision) -> Wait {
     let why = match wish.source {
@@ -88,11 +99,11 @@ pub fn no_verdict(turn: &mut Turn<'_>, wish: &Wish, decision: &Decision) -> Wait
     };
     let since = turn.obs.status.step.as_ref().map(|s| s.since).or(turn.obs.status.state_since).unwrap_or(turn.now);
     if !turn.is_past(since + wish.analysis_deadline) {
-        return Wait("AwaitingVerdict", why);
+        return Wait(AWAITING, why);
     }
     let deadline = crate::api::duration::print(wish.analysis_deadline);
     let message = format!("no verdict within {deadline}: {why}; go on with spec.control.routing, or roll back with spec.control.outcome");
-    Wait("AnalysisDeadlineExceeded", message)
+    Wait(OVERDUE, message)
 }
 
 /// At x:0, where no step comes any more: what keeps the old version from being retired. Past a breach only a person goes.

@@ -27,7 +27,7 @@ const UNAVAILABLE: &str = "MetricsUnavailable";
 /// Reason of Unknown while a step has not lasted its interval.
 const INTERVAL_NOT_PASSED: &str = "IntervalNotPassed";
 /// Reason of Unknown before the first figures of a step.
-const NOT_MEASURED_YET: &str = "NotMeasuredYet";
+pub const NOT_MEASURED_YET: &str = "NotMeasuredYet";
 
 /// Judges the new version at the present step.
 pub fn judge(obs: &Observation, wish: &Wish, instances: i32, now: Time) -> Decision {

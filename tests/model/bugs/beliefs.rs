@@ -66,6 +66,11 @@ impl Bug {
                     wish.orders.approved = wish.orders.approved.is_some().then(|| Ratio::ALL_NEW.into());
                 }
             }
+            ErrorsOverlooked => {
+                if let Some(measured) = &mut obs.measured {
+                    Arc::make_mut(measured).evidence.steps.iter_mut().for_each(|window| window.new.errors = 0);
+                }
+            }
             GatewayTakenForGranted => {
                 for route in &mut obs.routes {
                     let route = Arc::make_mut(route);

@@ -10,7 +10,7 @@ use super::meddler::{Meddler, Undoes};
 use super::requests::Fault;
 use super::scenario::{Act, Scenario, When};
 use super::scenarios::pods::by_pods;
-use super::scenarios::{adoption, deletions, edits, gateways, rollback_when, route_shapes, supersede};
+use super::scenarios::{adoption, deletions, edits, gateways, health, rollback_when, route_shapes, supersede};
 use super::sim::Faults;
 
 /// What is done wrong.
@@ -56,6 +56,7 @@ pub enum Bug {
     NothingCalledLive,
     GatewayTakenForGranted,
     HeldUpWritesGoThrough,
+    ErrorsOverlooked,
 }
 
 use Bug::*;
@@ -127,7 +128,7 @@ fn edited_after_adoption() -> Scenario {
 type Planted = (Bug, &'static str, fn() -> Scenario);
 
 /// Every planted bug.
-pub const TABLE: [Planted; 40] = [
+pub const TABLE: [Planted; 41] = [
     (NewPodsBeforeThePin, "R11", promotion),
     (UnreadyPodsCountAsReady, "R1", broken),
     (RatioBeforeDeployed, "R4", promotion),
@@ -168,6 +169,7 @@ pub const TABLE: [Planted; 40] = [
     (NothingCalledLive, "end", deletions::nothing_left),
     (GatewayTakenForGranted, "settle", || gateways::lagging(12, "forward")),
     (HeldUpWritesGoThrough, "R3", rollback),
+    (ErrorsOverlooked, "R4", health::breach),
 ];
 
 impl Bug {

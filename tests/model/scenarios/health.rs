@@ -27,7 +27,9 @@ pub fn all() -> Vec<Scenario> {
         Scenario { errs_from: Some(1.0), ..breach() },
         Scenario {
             errs_from: Some(0.5),
-            ..measured("a person goes past a breach", "Pause").orders(When::Routing("1:1", 20_000), json!({"approved": "1:0"}))
+            ..measured("a person goes past a breach", "Pause")
+                .orders(When::Routing("1:1", 20_000), json!({"approved": "1:0"}))
+                .orders(When::Routing("1:0", 20_000), json!({"outcome": "Complete"}))
         },
         Scenario {
             errs_from: Some(0.5),
