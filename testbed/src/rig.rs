@@ -284,6 +284,12 @@ impl Shop {
         }
     }
 
+    /// Requests of all callers so far, and how many of them failed.
+    pub fn failed_so_far(&self) -> (u64, u64) {
+        let reports = self.loads.iter().map(|(_, load)| load.snapshot());
+        reports.fold((0, 0), |(requests, failed), report| (requests + report.requests(), failed + report.failed()))
+    }
+
     /// Ends the load and tells what each caller saw, in the order of [`Shop::seen_by`].
     pub async fn end_load(&mut self) -> anyhow::Result<Vec<(&'static str, Report)>> {
         // What goes wrong right after the end counts as well.
@@ -445,6 +451,13 @@ pub fn deployment(name: &str, annotations: &Value) -> Value {
             },
         },
     })
+}
+
+/// Part of a spec: judged by the pods' metrics, with fewer requests than by default, since 138 a second are not many at 1:9.
+/// The latency limit is far above what a busy machine does to a good version.
+pub fn measured(mut progression: Value) -> Value {
+    merge(&mut progression, json!({"interval": "4s", "minRequests": 150}));
+    json!({"metrics": {"none": null, "pods": {"port": 8080}}, "maxLatencyMs": 1000, "progression": progression})
 }
 
 /// A Service over pods of that name.

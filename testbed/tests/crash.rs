@@ -12,7 +12,7 @@ use anyhow::ensure;
 use serde_json::json;
 use testbed::operator::Operator;
 use testbed::process::Signal;
-use testbed::rig::{Rig, SHORT_LEASE as LEASE, Shop};
+use testbed::rig::{Rig, SHORT_LEASE as LEASE, Shop, measured};
 use testbed::watching::Watching;
 
 /// One after the other: they share the operator that is killed.
@@ -20,6 +20,7 @@ const AT_ONCE: usize = 1;
 
 common::tests![
     killed_in_every_state
+    a_breach_outlives_its_operator
     a_leader_that_was_asleep_does_nothing;
     long:
     a_crash_while_nothing_was_to_be_done
@@ -107,6 +108,34 @@ async fn killed_in_every_state(rig: &Arc<Rig>) -> anyhow::Result<()> {
         shop.close().await?;
     }
     Ok(())
+}
+
+/// What was proven before is not forgotten, whatever is counted after; what was ordered while nobody was there is followed.
+async fn a_breach_outlives_its_operator(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    let mut shop = Shop::open(rig, "crash-breach", json!({"testbed.aether.dev/error-rate.2.0.0": "0.05"})).await?;
+    shop.start_even_load()?;
+    let watching = shop.update(measured(json!({}))).await?;
+    let held = watching.until("a breach", LIMIT, |s| s.text("/decision/verdict") == "Unhealthy").await?;
+    rig.operator().await?.crash().await?;
+    // From here on it is as good as any.
+    shop.kubectl(&["annotate", "pods", "-l", "aether.dev/revision=web-2-0-0", "testbed.aether.dev/error-rate.2.0.0=0", "--overwrite"])
+        .await?;
+    *rig.operator().await? = Operator::start(&rig.bed, "operator", 8081, LEASE).await?;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let still = watching.last().unwrap();
+    ensure!(still.place() == held.place() && still.status["decision"] == held.status["decision"], "{:#}", still.status);
+
+    let mut operator = rig.operator().await?;
+    operator.crash().await?;
+    shop.order(json!({"approved": "1:3"})).await?;
+    *operator = Operator::start(&rig.bed, "operator", 8081, LEASE).await?;
+    drop(operator);
+    watching.until("the approved step", LIMIT, |s| s.place() == "ROUTING 1:3").await?;
+    shop.order(json!({"outcome": "Rollback"})).await?;
+    watching.until_state("ROLLED_BACK", LIMIT).await?;
+    let (requests, failed) = shop.only_pods_erred(&["2.0.0"]).await?;
+    println!("a breach at {} outlived two operators: {failed} of {requests} requests failed", held.place());
+    shop.close().await
 }
 
 /// One update is over, one waits for a person, and one has its traffic on labelled pods (Pods mode), which are deleted

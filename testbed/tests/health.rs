@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use testbed::rig::{LEASE, LIMIT, Rig, Shop};
+use testbed::rig::{LEASE, LIMIT, Rig, Shop, measured};
 use testbed::watching::{Seen, Watching};
 use tokio::time::sleep;
 
@@ -22,6 +22,7 @@ const AT_ONCE: usize = 6;
 
 common::tests![
     a_good_version_completes_by_itself
+    a_good_version_completes_by_itself_by_pods
     errors_are_held_before_half_of_the_traffic
     errors_are_rolled_back_where_that_is_wanted
     slow_answers_are_held_before_half_of_the_traffic
@@ -29,6 +30,7 @@ common::tests![
     without_traffic_nothing_advances_and_nothing_goes_back
     metrics_that_cannot_be_read_hold
     an_old_version_that_is_bad_too_convicts_nobody
+    an_outage_of_both_is_waited_out
     prometheus::a_good_version_completes_by_itself
     prometheus::errors_are_held_and_every_request_is_counted;
     long:
@@ -40,16 +42,6 @@ common::tests![
 const A_WHILE: Duration = Duration::from_secs(15);
 
 const BREACHES: [&str; 4] = ["ErrorRateBreached", "LatencyBreached", "WorseThanOldErrors", "WorseThanOldLatency"];
-
-/// Judged by the pods' metrics, with fewer requests than by default: 138 a second are not many at 1:9.
-/// The latency limit is far above what a busy machine does to a good version.
-fn measured(progression: Value) -> Value {
-    let mut spec = json!({"metrics": {"none": null, "pods": {"port": 8080}}, "maxLatencyMs": 1000});
-    spec["progression"] = progression;
-    spec["progression"]["interval"] = "4s".into();
-    spec["progression"]["minRequests"] = 150.into();
-    spec
-}
 
 fn verdict(seen: &Seen) -> (&str, &str) {
     (seen.text("/decision/verdict"), seen.text("/decision/reason"))
@@ -121,11 +113,28 @@ async fn a_good_version_completes_by_itself(rig: &Arc<Rig>) -> anyhow::Result<()
     shop.close().await
 }
 
+/// The first step comes to none of four pods: nobody calls the new version there, and nobody need.
+async fn a_good_version_completes_by_itself_by_pods(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    let mut shop = Shop::open_without_routes(rig, "health-pods").await?;
+    shop.start_even_load()?;
+    let watching = shop.update(measured(json!({"steps": ["1:9", "1:1", "1:0"]}))).await?;
+    let nobody = watching.until("a share of no pod", LIMIT, |s| s.place() == "ROUTING 1:9" && verdict(s).0 == "Healthy").await?;
+    ensure!((nobody.text("/effectiveRouting"), verdict(&nobody).1) == ("0:4", "ReadyWithoutTraffic"), "{:#}", nobody.status);
+    let half = watching.until("figures", LIMIT, |s| s.place() == "ROUTING 1:1" && verdict(s).0 == "Healthy").await?;
+    ensure!(verdict(&half).1 == "Healthy" && half.text("/effectiveRouting") == "2:2", "{:#}", half.status);
+    watching.until_state("COMPLETED", LIMIT).await?;
+    rose_on_healthy_only(&watching)?;
+    let requests = shop.no_request_failed().await?;
+    println!("good, by pods: {requests} requests, 0 failed");
+    shop.close().await
+}
+
 async fn errors_are_held_before_half_of_the_traffic(rig: &Arc<Rig>) -> anyhow::Result<()> {
     let mut shop = Shop::open(rig, "health-errors", json!({"testbed.aether.dev/error-rate.2.0.0": "0.05"})).await?;
     shop.start_even_load()?;
     let watching = shop.update(measured(json!({}))).await?;
     let held = watching.until("a breach", LIMIT, is_breach).await?;
+    let (until_then, failed_until_then) = shop.failed_so_far();
     ensure!(largest_share(&watching) < 0.5, "it got to {}", largest_share(&watching));
     watching.until("the reason", LIMIT, |s| BREACHES.contains(&s.condition("Ready").1.as_str())).await?;
     stays(&watching, &held.place()).await?;
@@ -140,7 +149,11 @@ async fn errors_are_held_before_half_of_the_traffic(rig: &Arc<Rig>) -> anyhow::R
     watching.until("the next step", LIMIT, |s| share(s) > share(&held)).await?;
     roll_back(&shop, &watching).await?;
     let (requests, failed) = shop.only_pods_erred(&["2.0.0"]).await?;
-    println!("5 % errors: held at {} with {failed} of {requests} requests failed in all: {}", held.place(), held.text("/decision/message"));
+    println!(
+        "5 % errors: held at {} after {failed_until_then} of {until_then} requests failed ({failed} of {requests} until all was over): {}",
+        held.place(),
+        held.text("/decision/message")
+    );
     shop.no_empty_write()?;
     shop.close().await
 }
@@ -224,7 +237,8 @@ async fn metrics_that_cannot_be_read_hold(rig: &Arc<Rig>) -> anyhow::Result<()> 
     let watching = shop.update(spec).await?;
     watching.until("a refused connection", LIMIT, told("connection refused")).await?;
     shop.patch_update(read_at(8080, "/".into())).await?;
-    let garbled = |s: &Seen| verdict(s).1 == "MetricsUnavailable" && !s.text("/decision/message").contains("connection refused");
+    // The page that pods answer everything else with.
+    let garbled = told("line 1: ");
     watching.until("an unreadable page", LIMIT, garbled).await?;
     shop.patch_update(read_at(8080, "/slow?ms=20000".into())).await?;
     watching.until("no answer", LIMIT, told("timed out")).await?;
@@ -232,13 +246,42 @@ async fn metrics_that_cannot_be_read_hold(rig: &Arc<Rig>) -> anyhow::Result<()> 
     // As soon as they can be read it goes on; when they go away in the middle it holds where it is.
     shop.patch_update(read_at(8080, Value::Null)).await?;
     watching.until("the first step", LIMIT, |s| s.place() == "ROUTING 1:9").await?;
-    shop.patch_update(read_at(8099, Value::Null)).await?;
-    let held = watching.until("a refused connection", LIMIT, told("connection refused")).await?;
+    for (what, port, path, text) in [
+        ("a refused connection", 8099, Value::Null, "connection refused"),
+        ("an unreadable page", 8080, "/".into(), "line 1: "),
+        ("no answer", 8080, "/slow?ms=20000".into(), "timed out"),
+    ] {
+        shop.patch_update(read_at(port, path)).await?;
+        watching.until(what, LIMIT, told(text)).await?;
+    }
+    let held = watching.last().unwrap();
     ensure!(held.state() == "ROUTING", "it is at {}", held.place());
     stays(&watching, &held.place()).await?;
     roll_back(&shop, &watching).await?;
     let requests = shop.no_request_failed().await?;
     println!("unreadable metrics: held at {}, {requests} requests, 0 failed", held.place());
+    shop.close().await
+}
+
+/// What both use is away for a while, in the middle of the update.
+async fn an_outage_of_both_is_waited_out(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    let mut shop = Shop::open(rig, "health-outage", json!({})).await?;
+    shop.start_even_load()?;
+    let watching = shop.update(measured(json!({"onBreach": "Rollback"}))).await?;
+    watching.until("half of the traffic", LIMIT, |s| s.place() == "ROUTING 1:1").await?;
+    let all_err = async |rate: &str| {
+        let rate = format!("testbed.aether.dev/error-rate={rate}");
+        shop.kubectl(&["annotate", "pods", "--all", &rate, "--overwrite"]).await
+    };
+    all_err("0.05").await?;
+    let held = watching.until("both being bad", LIMIT, |s| verdict(s) == ("Unknown", "BaselineUnhealthy")).await?;
+    stays(&watching, &held.place()).await?;
+    all_err("0").await?;
+    watching.until_state("COMPLETED", LIMIT).await?;
+    ensure!(!watching.all().iter().any(is_breach), "a breach was told");
+    rose_on_healthy_only(&watching)?;
+    let (requests, failed) = shop.only_pods_erred(&["1.0.0", "2.0.0"]).await?;
+    println!("an outage of both: held at {} and then completed, {failed} of {requests} requests failed", held.place());
     shop.close().await
 }
 

@@ -8,11 +8,11 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use testbed::load::Outcome;
 use testbed::prometheus::{Prometheus, Series};
-use testbed::rig::{LIMIT, Rig, Shop};
+use testbed::rig::{LIMIT, Rig, Shop, measured};
 use testbed::watching::Seen;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::{BREACHES, is_breach, largest_share, measured, roll_back, rose_on_healthy_only, share, stays, verdict};
+use super::{BREACHES, is_breach, largest_share, roll_back, rose_on_healthy_only, share, stays, verdict};
 
 const REQUESTS: &str = "traefik_service_requests_total";
 const TIMED: &str = "traefik_service_request_duration_seconds_count";
