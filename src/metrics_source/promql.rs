@@ -289,8 +289,8 @@ fn selector(bare: &str) -> Result<(), Option<&str>> {
     }
     // `sum by (code) (x)` is a call of sum.
     let before = bare.split_once('(').map_or("", |(before, _)| before);
-    let words = before.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !["", "by", "without"].contains(w));
-    Err(words.last())
+    let mut words = before.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !["", "by", "without"].contains(w));
+    Err(words.next_back())
 }
 
 struct Quote {

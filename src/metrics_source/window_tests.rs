@@ -490,7 +490,9 @@ proptest! {
         }).filter(|deed| !matches!(deed, Deed::BadScrape)).collect();
         let (scrapes, truth) = live_since(Some(0), &deeds, &edges);
         let mut window = Window::new(at(0));
-        scrapes.into_iter().for_each(|scrape| scrape.add(&mut window));
+        for scrape in scrapes {
+            scrape.add(&mut window);
+        }
         let totals = window.totals("v", LIMIT);
         prop_assert_eq!((totals.requests, totals.errors, totals.timed), (truth.requests, truth.errors, truth.requests));
     }
