@@ -115,7 +115,7 @@ pub struct Measured {
     pub release: Release,
     /// The step that the counts belong to.
     pub step: Option<Time>,
-    /// The step is being counted, and its newest figures are of this process: a round after the baseline was read.
+    /// The step is being counted, and figures of the new version that are newer than its baseline are among the counts.
     pub is_counting: bool,
     /// What was counted.
     pub evidence: Evidence,
@@ -145,9 +145,9 @@ pub struct Measured {
 enum Phase {
     /// It has not settled, or was not read since.
     Waiting,
-    /// Its baseline was read, so nothing was counted in this process.
-    Begun,
-    /// A round was counted.
+    /// Its baseline was read, the new version's newest figures then; nothing was counted in this process.
+    Begun(Option<Time>),
+    /// Newer figures of the new version were counted.
     Counting,
 }
 
@@ -213,7 +213,7 @@ impl Measuring {
         (self.step, self.last_round) = (round.step, Some(now));
         self.window.forget(now - PAUSE);
         let seen = self.read(round.readings, now);
-        self.count(round.step.filter(|_| round.has_traffic), round.settle, &round.limits, &seen, now);
+        self.count(round.step.filter(|_| round.has_traffic), round.settle, &round.limits, seen.oldest, now);
         let is_counting = self.phase == Phase::Counting;
         let mean = |version: Version| self.window.totals(version.name(), round.limit_ms).mean_ms().filter(|_| is_counting);
         Measured {
@@ -236,7 +236,7 @@ impl Measuring {
     /// Puts readings into the window.
     fn read(&mut self, readings: Vec<Reading>, now: Time) -> Seen {
         let mut seen = Seen::default();
-        let (mut expected, mut families) = (BTreeSet::new(), 0);
+        let (mut expected, mut families, mut good) = (BTreeSet::new(), 0, 0);
         for Reading { version, name, target, started, expected: is_expected, read } in readings {
             let said = |what: String| if name.is_empty() { what } else { format!("{name}: {what}") };
             let result = match read {
@@ -262,7 +262,7 @@ impl Measuring {
             }
             match result {
                 Ok((at, has_family)) => {
-                    seen.good += 1;
+                    good += 1;
                     families += i32::from(has_family);
                     self.ever = self.ever.max(Some(at));
                     self.read_at.insert(target.clone(), at);
@@ -279,17 +279,17 @@ impl Measuring {
         }
         self.read_at.retain(|target, _| expected.contains(target));
         seen.newest = self.ever.map(|ever| self.read_at.values().copied().min().unwrap_or(ever));
-        seen.is_without_counter = seen.good > 0 && families == 0;
+        seen.is_without_counter = good > 0 && families == 0;
         seen
     }
 
     /// Begins to count the step when its time has come, else takes what was counted since the last round.
-    fn count(&mut self, step: Option<Time>, settle: Duration, limits: &Limits, seen: &Seen, now: Time) {
+    fn count(&mut self, step: Option<Time>, settle: Duration, limits: &Limits, oldest: Option<Time>, now: Time) {
         let Some(step) = step else { return };
         let (errors, slow) = (limits.allowed(Kind::Errors), limits.allowed(Kind::Slow));
         if self.phase == Phase::Waiting {
             // The baseline must not be older than the step; a Prometheus tells of the past.
-            if seen.oldest.is_none_or(|oldest| oldest < step + settle) {
+            if oldest.is_none_or(|oldest| oldest < step + settle) {
                 return;
             }
             self.window.begin(now);
@@ -301,7 +301,7 @@ impl Measuring {
                 self.evidence.begin_step(errors, slow);
             }
             self.evidence.since = Some(step);
-            self.phase = Phase::Begun;
+            self.phase = Phase::Begun(self.ever);
             return;
         }
         let limit_ms = self.evidence.limit_ms.unwrap_or_default();
@@ -313,7 +313,8 @@ impl Measuring {
             self.evidence.begin_window(errors, slow);
         }
         self.evidence.add(new, old);
-        if seen.good > 0 {
+        // A Prometheus may tell the same once more.
+        if matches!(self.phase, Phase::Begun(baseline) if self.ever > baseline) {
             self.phase = Phase::Counting;
         }
     }
@@ -344,8 +345,6 @@ struct Seen {
     /// The oldest of the readings.
     oldest: Option<Time>,
     newest: Option<Time>,
-    /// How many of the new version's targets were read and counted.
-    good: usize,
     problem: Option<Unread>,
     old_problem: Option<String>,
     is_without_counter: bool,

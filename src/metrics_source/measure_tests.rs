@@ -305,6 +305,18 @@ fn a_round_whose_histogram_is_torn_is_no_figure_yet() {
 }
 
 #[test]
+fn the_same_figures_once_more_are_no_figures() {
+    let mut world = World::new(None, -20);
+    let mut told = |scraped: i64, requests: u64| {
+        let one = |version| Reading { target: TargetId::prometheus(), ..pod(version, "", "", Ok(page(at(scraped), requests, 0))) };
+        world.round(vec![one(Version::New), one(Version::Old)]).is_counting
+    };
+    assert!(!told(-3, 10));
+    assert!(!told(-3, 10));
+    assert!(told(7, 10), "nobody called, and that is known");
+}
+
+#[test]
 fn that_the_new_version_was_seen_is_known_over_a_restart() {
     let mut world = World::new(None, -20);
     world.round(vec![pod(Version::New, "n", "0", Ok(read_pod(b"up 1\n", Format::Text, at(0)).unwrap()))]);
