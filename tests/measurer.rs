@@ -16,6 +16,7 @@ use aether_operator::rollout::verdict::evidence::Kind as Failure;
 use aether_operator::runtime::metrics::Metrics;
 use axum::Router;
 use axum::routing::get;
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -104,8 +105,8 @@ impl World {
         self.index.lock().apply(kind, Fact::read(kind, serde_json::from_value(object).unwrap()));
     }
 
-    /// An update called `name` in the middle of a step, with one pod of each version.
-    fn update(&mut self, name: &str, new: SocketAddr, old: SocketAddr, routing: &str, evidence: &Value) {
+    /// An update called `name` in the middle of a step, with one pod of each version, and what is recorded of it.
+    fn update(&mut self, name: &str, new: SocketAddr, old: SocketAddr, routing: &str, recorded: &Value) {
         for (version, address) in [("2-0-0", new), ("1-0-0", old)] {
             let revision = format!("{name}-{version}");
             let labels = json!({"aether.dev/revision": revision});
@@ -122,8 +123,8 @@ impl World {
             "state": "ROUTING", "routing": routing, "oldVersion": "1.0.0", "newVersion": "2.0.0", "attempt": 1, "objects": objects,
             "step": {"index": 1, "of": 5, "since": "2020-01-01T00:00:00Z"},
         });
-        if !evidence.is_null() {
-            status["evidence"] = evidence.clone();
+        for (field, value) in recorded.as_object().into_iter().flatten() {
+            status[field] = value.clone();
         }
         let spec = json!({"artifactBase": format!("x:{name}"), "version": "2.0.0"});
         self.put(Kind::RollingUpdate, name, json!({"metadata": {}, "spec": spec, "status": status}));
@@ -165,12 +166,42 @@ async fn what_pods_show_becomes_evidence_and_survives_a_restart() {
     let measured = world.until("web", |m| new_requests(m) == (42, 2) && m.evidence.running().old.requests == 100).await;
     assert!(measured.problem.is_none() && measured.newest.is_some());
 
-    world.update("web", new_at, old_at, "1:9", &serde_json::to_value(&measured.evidence).unwrap());
+    // Figures of the other process are not judged before there are some of this one.
+    let figures = |version: &str| json!({"version": version, "requestCount": 42, "errorRate": 0.0, "avgLatencyMs": 0.0});
+    let mut recorded = json!({
+        "evidence": measured.evidence,
+        "health": {"updateId": "web", "oldVersion": figures("1.0.0"), "newVersion": figures("2.0.0"), "collectedAt": measured.at.timestamp_millis()},
+    });
+    world.update("web", new_at, old_at, "1:9", &recorded);
     world.start();
-    world.until("web", |m| m.is_counting && m.evidence.steps.len() == 2).await;
+    let begun = world.until("web", |m| m.evidence.steps.len() == 2).await;
+    assert!(!begun.is_counting && begun.newest.is_some(), "{begun:?}");
+    world.until("web", |m| m.is_counting).await;
     new.good.fetch_add(8, Ordering::Relaxed);
     let measured = world.until("web", |m| new_requests(m).0 != 42).await;
-    assert_eq!(new_requests(&measured), (50, 2));
+    assert_eq!((new_requests(&measured), measured.evidence.running().new.requests), ((50, 2), 50));
+
+    // Another one, half an hour and more after the last: the step goes on as another one.
+    recorded["health"]["collectedAt"] = (measured.at - TimeDelta::minutes(31)).timestamp_millis().into();
+    world.update("web", new_at, old_at, "1:9", &recorded);
+    world.start();
+    let measured = world.until("web", |m| m.is_counting).await;
+    assert_eq!((new_requests(&measured), measured.evidence.running().new.requests), ((42, 2), 0));
+}
+
+#[tokio::test]
+async fn old_pods_that_do_not_answer_leave_the_new_figures_fresh() {
+    let (new, new_at) = server().await;
+    let mut world = World::new();
+    world.update("web", new_at, stuck().await, "1:9", &Value::Null);
+    world.until("web", |m| m.is_counting).await;
+    new.good.fetch_add(10, Ordering::Relaxed);
+    let measured = world.until("web", |m| new_requests(m).0 == 10).await;
+    assert_eq!(measured.old_problem.as_deref(), Some("pod web-1-0-0: timed out"));
+    // The new version's pod was read at the beginning of a round as long as the old one's silence.
+    let age = (measured.at - measured.newest.unwrap()).to_std().unwrap();
+    assert!(age > 2 * ROUND, "{age:?}: nothing is shown by this");
+    assert!(age <= measured.interval * 2, "{age:?} of {:?}", measured.interval);
 }
 
 #[tokio::test]

@@ -104,6 +104,10 @@ pub struct Evidence {
     /// The step that the running window belongs to: its `status.step.since`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
+    /// The latency limit, in ms, that slow requests were told by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i64>")]
+    pub limit_ms: Option<u32>,
     /// What is older than the windows kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub earlier: Option<Earlier>,

@@ -275,8 +275,8 @@ pub struct PrometheusSpec {
     pub preset: PrometheusPreset,
     /// The user's own queries, with preset `custom`: `requests` (needed), `errors` (without it the series of `requests`
     /// need a label code, status or status_code), `durationSeconds` or `durationMilliseconds` (histogram buckets with `le`).
-    /// They ask for raw counters of one version, without rate() or increase(); inside quotes {{namespace}}, {{service}},
-    /// {{workload}}, {{version}} and, after =~, {{pods}} are filled in.
+    /// Each is one selector of raw counters of one version that ends in a range, like `http_requests_total{...}[2m]`, without
+    /// functions; inside quotes {{namespace}}, {{service}}, {{workload}}, {{version}} and, after =~, {{pods}} are filled in.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 4, "additionalProperties" = {"type": "string", "minLength": 1, "maxLength": 4096}))]
     pub queries: BTreeMap<String, String>,

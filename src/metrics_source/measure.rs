@@ -2,9 +2,14 @@
 //!
 //! A step is counted from `settle` after it came into force and one round of readings (its baseline) on; what happens
 //! between two steps belongs to neither. At 0:1 nothing is counted, but it is known whether the metrics can be read.
+//!
+//! A step goes on as another one, whose counts begin at nothing, when nobody looked at it for long and when the latency
+//! limit is another: slow requests are told by a limit, so what is known of the other one says nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use chrono::TimeDelta;
 
 use crate::api::Time;
 use crate::api::evidence::{Counts, Evidence};
@@ -17,8 +22,8 @@ use super::recognise::Recognised;
 use super::snapshot::Problem;
 use super::window::{Edges, TargetId, Totals, Window};
 
-/// A step that nobody looked at for so long goes on as another one.
-const PAUSE: Duration = Duration::from_mins(30);
+/// A step that nobody looked at for so long goes on as another one, and a target nobody read for so long is a stranger.
+const PAUSE: TimeDelta = TimeDelta::minutes(30);
 
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,13 +115,16 @@ pub struct Measured {
     pub release: Release,
     /// The step that the counts belong to.
     pub step: Option<Time>,
-    /// The step is being counted.
+    /// The step is being counted, and figures of the new version that are newer than its baseline are among the counts.
     pub is_counting: bool,
     /// What was counted.
     pub evidence: Evidence,
     /// How far back the new version's figures are certain: every pod that should be read was read since.
     pub newest: Option<Time>,
-    /// Time between two rounds.
+    /// When anything of the new version was last read. What one pod that hangs leaves open makes `newest` old, and takes
+    /// nothing back of what the others prove: failures are failures, whatever is not seen.
+    pub latest: Option<Time>,
+    /// Time between two rounds, or as long as one takes where that is more.
     pub interval: Duration,
     /// The new version's bucket edges.
     pub edges: Edges,
@@ -132,60 +140,89 @@ pub struct Measured {
     pub at: Time,
 }
 
+/// How far the counting of a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It has not settled, or was not read since.
+    Waiting,
+    /// Its baseline was read, the new version's newest figures then; nothing was counted in this process.
+    Begun(Option<Time>),
+    /// Newer figures of the new version were counted.
+    Counting,
+}
+
 /// The measuring of one release, from round to round.
 #[derive(Clone, Debug)]
 pub struct Measuring {
     window: Window,
     evidence: Evidence,
     step: Option<Time>,
-    is_counting: bool,
+    phase: Phase,
     /// What the evidence holds of the window already.
     taken: (Totals, Totals),
-    limit_ms: u32,
     last_round: Option<Time>,
     /// When each of the new version's targets was last read; until it was once, when it was first tried.
     read_at: BTreeMap<TargetId, Time>,
     /// The newest reading of the new version.
     ever: Option<Time>,
+    /// Anything was counted of the new version, by whomever.
+    is_seen: bool,
 }
 
 impl Measuring {
-    /// Goes on from what was recorded, or begins. Every target is a baseline first.
-    pub fn new(recorded: Option<&Evidence>, now: Time) -> Self {
+    /// Goes on from what was recorded at `last`, or begins. Every target is a baseline first.
+    pub fn new(recorded: Option<&Evidence>, last: Option<Time>, now: Time) -> Self {
+        let evidence = recorded.cloned().unwrap_or_default();
         Self {
             window: Window::new(now),
-            evidence: recorded.cloned().unwrap_or_default(),
+            is_seen: evidence.whole(Kind::Errors).0.of > 0,
+            evidence,
             step: None,
-            is_counting: false,
+            phase: Phase::Waiting,
             taken: <_>::default(),
-            limit_ms: 0,
-            last_round: None,
+            last_round: last,
             read_at: BTreeMap::new(),
             ever: None,
         }
     }
 
+    /// The new version has had series, now or before a restart.
+    pub fn is_seen(&self) -> bool {
+        self.is_seen
+    }
+
     /// Takes in one round.
     pub fn round(&mut self, round: Round) -> Measured {
         let now = round.now;
-        let paused = self.last_round.is_some_and(|last| (now - last).to_std().unwrap_or_default() > PAUSE);
-        self.last_round = Some(now);
-        if self.step != round.step || self.limit_ms != round.limit_ms || !round.has_traffic || paused {
-            self.is_counting = false;
+        if self.last_round.is_some_and(|last| now < last) {
+            self.forget_readings(now);
         }
-        if self.limit_ms != 0 && self.limit_ms != round.limit_ms {
+        let paused = self.last_round.is_some_and(|last| now - last > PAUSE);
+        let is_other_limit = self.evidence.limit_ms != Some(round.limit_ms);
+        if is_other_limit {
             self.forget_durations();
+            self.evidence.limit_ms = Some(round.limit_ms);
         }
-        (self.step, self.limit_ms) = (round.step, round.limit_ms);
+        if paused || is_other_limit {
+            // The step goes on as another one, whenever that begins: its counts so far do not speak for what comes.
+            self.evidence.since = None;
+        }
+        if self.step != round.step || !round.has_traffic || self.evidence.since.is_none() {
+            self.phase = Phase::Waiting;
+        }
+        (self.step, self.last_round) = (round.step, Some(now));
+        self.window.forget(now - PAUSE);
         let seen = self.read(round.readings, now);
-        self.count(round.step.filter(|_| round.has_traffic), round.settle, &round.limits, seen.oldest, now, paused);
-        let mean = |version: Version| self.window.totals(version.name(), round.limit_ms).mean_ms().filter(|_| self.is_counting);
+        self.count(round.step.filter(|_| round.has_traffic), round.settle, &round.limits, seen.oldest, now);
+        let is_counting = self.phase == Phase::Counting;
+        let mean = |version: Version| self.window.totals(version.name(), round.limit_ms).mean_ms().filter(|_| is_counting);
         Measured {
             release: Release::default(),
             step: self.step,
-            is_counting: self.is_counting,
+            is_counting,
             evidence: self.evidence.clone(),
             newest: seen.newest,
+            latest: self.ever,
             interval: round.interval,
             edges: self.window.totals(Version::New.name(), round.limit_ms).edges,
             means: (mean(Version::New), mean(Version::Old)),
@@ -205,6 +242,7 @@ impl Measuring {
             let result = match read {
                 Ok(Recognised { snapshot, problems }) => {
                     let (at, has_family) = (snapshot.at, snapshot.requests.source.is_some());
+                    self.is_seen |= version == Version::New && !snapshot.is_empty();
                     seen.oldest = Some(seen.oldest.map_or(at, |o: Time| o.min(at)));
                     let more = self.window.add(version.name(), &target, started, snapshot);
                     // A replica that lags behind is no news, good or bad.
@@ -246,27 +284,28 @@ impl Measuring {
     }
 
     /// Begins to count the step when its time has come, else takes what was counted since the last round.
-    fn count(&mut self, step: Option<Time>, settle: Duration, limits: &Limits, oldest: Option<Time>, now: Time, paused: bool) {
+    fn count(&mut self, step: Option<Time>, settle: Duration, limits: &Limits, oldest: Option<Time>, now: Time) {
         let Some(step) = step else { return };
         let (errors, slow) = (limits.allowed(Kind::Errors), limits.allowed(Kind::Slow));
-        if !self.is_counting {
+        if self.phase == Phase::Waiting {
             // The baseline must not be older than the step; a Prometheus tells of the past.
             if oldest.is_none_or(|oldest| oldest < step + settle) {
                 return;
             }
             self.window.begin(now);
             self.taken = <_>::default();
-            if self.evidence.since == Some(step) && !paused {
-                // Before a restart, or by another limit: the same step, and a start point of its own.
+            if self.evidence.since == Some(step) {
+                // Before a restart: the same step, and a start point of its own.
                 self.evidence.begin_window(errors, slow);
             } else {
                 self.evidence.begin_step(errors, slow);
             }
             self.evidence.since = Some(step);
-            self.is_counting = true;
+            self.phase = Phase::Begun(self.ever);
             return;
         }
-        let totals = |version: Version| self.window.totals(version.name(), self.limit_ms);
+        let limit_ms = self.evidence.limit_ms.unwrap_or_default();
+        let totals = |version: Version| self.window.totals(version.name(), limit_ms);
         let now = (totals(Version::New), totals(Version::Old));
         let (new, old) = (grown(&self.taken.0, &now.0), grown(&self.taken.1, &now.1));
         self.taken = now;
@@ -274,6 +313,18 @@ impl Measuring {
             self.evidence.begin_window(errors, slow);
         }
         self.evidence.add(new, old);
+        // A Prometheus may tell the same once more.
+        if matches!(self.phase, Phase::Begun(baseline) if self.ever > baseline) {
+            self.phase = Phase::Counting;
+        }
+    }
+
+    /// The clock was put back: what was read is of the future, and nothing would follow on it for as long. Strangers all.
+    fn forget_readings(&mut self, now: Time) {
+        self.window = Window::new(now);
+        self.phase = Phase::Waiting;
+        self.read_at.clear();
+        self.ever = None;
     }
 
     /// What was held against another limit tells nothing about this one.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::evidence::Tally;
 use crate::metrics_source::exposition::Format;
 use crate::metrics_source::recognise::read_pod;
 
@@ -31,7 +32,7 @@ struct World {
 
 impl World {
     fn new(recorded: Option<&Evidence>, step: i64) -> Self {
-        Self { measuring: Measuring::new(recorded, at(0)), second: 0, step: Some(at(step)), has_traffic: true, limit_ms: 500 }
+        Self { measuring: Measuring::new(recorded, None, at(0)), second: 0, step: Some(at(step)), has_traffic: true, limit_ms: 500 }
     }
 
     fn round(&mut self, readings: Vec<Reading>) -> Measured {
@@ -67,9 +68,9 @@ fn a_step_counts_from_settle_and_a_baseline_on() {
     assert!(!world.counters((100, 50), (1000, 0)).is_counting);
     assert!(!world.counters((200, 60), (1100, 0)).is_counting, "5 s: not settled");
     let begins = world.counters((300, 70), (1200, 0));
-    assert_eq!((begins.is_counting, running(&begins)), (true, (0, 0, 0)));
+    assert_eq!((begins.is_counting, running(&begins)), (false, (0, 0, 0)), "a baseline is no figure");
     let counted = world.counters((330, 73), (1250, 0));
-    assert_eq!(running(&counted), (33, 3, 50));
+    assert_eq!((counted.is_counting, running(&counted)), (true, (33, 3, 50)));
     assert_eq!((counted.evidence.since, counted.step), (Some(at(0)), Some(at(0))));
     assert!(counted.means.0.is_some());
 }
@@ -83,9 +84,9 @@ fn a_new_step_counts_anew_and_keeps_what_was() {
     world.step = Some(at(20));
     assert!(!world.counters((1000, 500), (0, 0)).is_counting, "what happens while the weights change belongs to no step");
     world.counters((1000, 500), (0, 0));
-    assert!(world.counters((1000, 500), (0, 0)).is_counting);
+    assert!(!world.counters((1000, 500), (0, 0)).is_counting);
     let counted = world.counters((1010, 501), (7, 0));
-    assert_eq!(running(&counted), (11, 1, 7));
+    assert_eq!((counted.is_counting, running(&counted)), (true, (11, 1, 7)));
     assert_eq!(counted.evidence.whole(Kind::Errors).0.of, 101 + 11);
     assert_eq!(counted.evidence.since, Some(at(20)));
 }
@@ -97,10 +98,10 @@ fn a_restart_goes_on_from_what_was_recorded() {
     let recorded = world.counters((100, 2), (50, 0)).evidence;
     // The same step, in another process: a window of its own.
     let mut next = World::new(Some(&recorded), -20);
-    next.counters((5000, 90), (5000, 0));
+    assert!(!next.counters((5000, 90), (5000, 0)).is_counting, "what was recorded is not judged without anything fresh");
     let counted = next.counters((5010, 91), (5020, 0));
     assert_eq!(running(&counted), (102 + 11, 3, 70));
-    assert_eq!(counted.evidence.steps.len(), 2);
+    assert_eq!((counted.is_counting, counted.evidence.steps.len()), (true, 2));
     // Another step meanwhile.
     let mut other = World::new(Some(&recorded), -15);
     other.counters((5000, 90), (5000, 0));
@@ -133,9 +134,56 @@ fn a_long_step_gets_new_windows_and_a_long_pause_a_new_step() {
     let counted = world.counters((1200, 0), (0, 0));
     assert_eq!((counted.evidence.steps.len(), running(&counted).0), (4, 1200));
     world.second += 31 * 60;
+    // It ends there even if the first round after it is none.
+    world.round(vec![pod(Version::New, "n", "0", Err(Unread::Failed("timed out".into())))]);
     world.counters((9000, 0), (0, 0));
     let counted = world.counters((9001, 0), (0, 0));
     assert_eq!(running(&counted).0, 1);
+}
+
+#[test]
+fn a_long_pause_may_have_a_restart_in_it() {
+    let mut world = World::new(None, -20);
+    world.counters((0, 0), (0, 0));
+    let recorded = world.counters((300, 0), (0, 0)).evidence;
+    for (minutes, requests) in [(29, 301), (31, 1)] {
+        let mut next = World::new(Some(&recorded), -20);
+        next.second = minutes * 60;
+        next.measuring = Measuring::new(Some(&recorded), Some(at(0)), at(next.second));
+        next.counters((5000, 0), (0, 0));
+        assert_eq!(running(&next.counters((5001, 0), (0, 0))).0, requests, "{minutes} minutes");
+    }
+}
+
+#[test]
+fn a_clock_that_is_put_back_makes_everything_a_baseline() {
+    let mut world = World::new(None, -9000);
+    world.counters((0, 0), (0, 0));
+    assert_eq!(running(&world.counters((10, 0), (0, 0))).0, 10);
+    world.second -= 3600;
+    let back = world.counters((500, 400), (0, 0));
+    assert_eq!((back.is_counting, back.latest, running(&back).0), (false, Some(at(world.second - 5)), 10));
+    let counted = world.counters((505, 401), (0, 0));
+    assert_eq!((counted.is_counting, running(&counted)), (true, (16, 1, 0)));
+}
+
+#[test]
+fn churn_does_not_pile_up_and_counts_once() {
+    let mut world = World::new(None, -20);
+    world.counters((0, 0), (0, 0));
+    // A pod a minute for two hours in one step, each read three times.
+    for minute in 0..120 {
+        for round in 1..=3 {
+            let now = at(world.second);
+            let born =
+                Reading { started: Some(at(60 * minute)), ..pod(Version::New, &format!("n{minute}"), "0", Ok(page(now, 4 * round, 0))) };
+            world.round(vec![born]);
+        }
+        world.second = 60 * (minute + 1);
+    }
+    let measured = world.counters((0, 0), (0, 0));
+    assert_eq!(running(&measured).0, 120 * 12);
+    assert!(format!("{:?}", world.measuring.window).matches("/80").count() < 40);
 }
 
 #[test]
@@ -159,8 +207,9 @@ fn one_pod_that_cannot_be_read_makes_the_figures_old() {
     assert_eq!(world.round(readings).newest, Some(at(0)), "a pod that was never read has a moment to begin");
     let readings = both(&world, refused());
     let measured = world.round(readings);
-    assert_eq!(measured.newest, Some(at(0)));
+    assert_eq!((measured.newest, measured.latest), (Some(at(0)), Some(at(5))), "what the others prove is new");
     assert_eq!(measured.problem, Some(Unread::Failed("pod b: connection refused".into())));
+    assert!(measured.is_counting);
     let good = Ok(page(at(10), 1, 0));
     let readings = both(&world, good);
     assert_eq!(world.round(readings).newest, Some(at(10)));
@@ -200,12 +249,81 @@ fn the_old_version_that_cannot_be_read_is_told_and_holds_nothing_up() {
 }
 
 #[test]
-fn what_was_held_against_another_limit_is_forgotten() {
+fn another_limit_is_another_step() {
     let mut world = World::new(None, -20);
     world.counters((0, 0), (0, 0));
-    assert_eq!(world.counters((90, 10), (0, 0)).evidence.running().new.slow_low, 10);
+    let measured = world.counters((390, 10), (0, 0));
+    assert_eq!((measured.evidence.running().new.slow_low, measured.evidence.limit_ms), (10, Some(500)));
     world.limit_ms = 1000;
-    let measured = world.counters((90, 10), (0, 0));
-    let new = measured.evidence.running().new;
-    assert_eq!((new.requests, new.errors, new.timed, new.slow_low), (100, 10, 0, 0));
+    let edited = world.counters((390, 10), (0, 0));
+    assert!(!edited.is_counting);
+    let (slow, _) = edited.evidence.whole(Kind::Slow);
+    assert_eq!((slow.of, edited.evidence.limit_ms), (0, Some(1000)));
+    // Requests that were not timed by this limit do not make the step's minimum.
+    let counted = world.counters((400, 11), (0, 0));
+    let new = counted.evidence.running().new;
+    assert_eq!((counted.is_counting, new.requests, new.timed), (true, 11, 11));
+    assert_eq!(counted.evidence.whole(Kind::Errors).0, Tally { of: 411, bad: 11 }, "errors are errors by any limit");
+}
+
+#[test]
+fn another_limit_is_told_over_a_restart() {
+    let mut world = World::new(None, -20);
+    world.counters((0, 0), (0, 0));
+    let recorded = world.counters((390, 10), (0, 0)).evidence;
+    // As it is recorded; as it was before limits were; and what was edited just before the restart.
+    let unsaid = Evidence { limit_ms: None, ..recorded.clone() };
+    world.limit_ms = 1000;
+    let edited = world.counters((390, 10), (0, 0)).evidence;
+    for (recorded, limit_ms, slow) in
+        [(&recorded, 500, 410), (&recorded, 1000, 10), (&unsaid, 1000, 10), (&edited, 1000, 10), (&edited, 500, 10)]
+    {
+        let mut next = World::new(Some(recorded), -20);
+        next.limit_ms = limit_ms;
+        next.counters((7000, 0), (0, 0));
+        let counted = next.counters((7010, 0), (0, 0));
+        let running = counted.evidence.running().new;
+        assert_eq!(
+            (counted.evidence.whole(Kind::Slow).0.of, running.timed, running.requests),
+            (slow, slow, slow),
+            "{recorded:?} {limit_ms}"
+        );
+    }
+}
+
+#[test]
+fn a_round_whose_histogram_is_torn_is_no_figure_yet() {
+    let mut world = World::new(None, -20);
+    world.counters((0, 0), (0, 0));
+    let torn = page(at(world.second), 400, 0);
+    let torn = Recognised { problems: vec![Problem::Torn { family: "d" }], ..torn };
+    let torn = Recognised { snapshot: crate::metrics_source::snapshot::Snapshot { durations: <_>::default(), ..torn.snapshot }, ..torn };
+    let measured = world.round(vec![pod(Version::New, "n", "0", Ok(torn))]);
+    assert_eq!((measured.is_counting, running(&measured).0, measured.evidence.running().new.timed), (false, 400, 0));
+    let measured = world.counters((401, 0), (0, 0));
+    assert_eq!((measured.is_counting, measured.evidence.running().new.timed), (true, 401));
+}
+
+#[test]
+fn the_same_figures_once_more_are_no_figures() {
+    let mut world = World::new(None, -20);
+    let mut told = |scraped: i64, requests: u64| {
+        let one = |version| Reading { target: TargetId::prometheus(), ..pod(version, "", "", Ok(page(at(scraped), requests, 0))) };
+        world.round(vec![one(Version::New), one(Version::Old)]).is_counting
+    };
+    assert!(!told(-3, 10));
+    assert!(!told(-3, 10));
+    assert!(told(7, 10), "nobody called, and that is known");
+}
+
+#[test]
+fn that_the_new_version_was_seen_is_known_over_a_restart() {
+    let mut world = World::new(None, -20);
+    world.round(vec![pod(Version::New, "n", "0", Ok(read_pod(b"up 1\n", Format::Text, at(0)).unwrap()))]);
+    assert!(!world.measuring.is_seen());
+    world.counters((0, 0), (0, 0));
+    assert!(world.measuring.is_seen(), "series of nothing are series");
+    let recorded = world.counters((3, 0), (0, 0)).evidence;
+    assert!(Measuring::new(Some(&recorded), None, at(9)).is_seen());
+    assert!(!Measuring::new(Some(&Evidence::default()), None, at(9)).is_seen());
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::api::State;
+use crate::api::{State, Time};
 use crate::cluster::SharedIndex;
 use crate::cluster::facts::{Key, Update};
 use crate::cluster::watch::News;
@@ -108,26 +108,32 @@ impl Measurer {
         loop {
             let began = Instant::now();
             let Some((obs, wish)) = look_at(&self.index.lock(), key) else { break };
+            let release = Release::of(&obs.meta, &obs.status, &obs.objects);
+            if known.as_ref().is_none_or(|(of, _)| *of != release) {
+                // When it was last measured is written with what was.
+                let last = obs.status.health.as_ref().and_then(|h| Time::from_timestamp_millis(h.collected_at));
+                known = Some((release.clone(), Measuring::new(obs.status.evidence.as_ref(), last, clock::now())));
+            }
+            let Some((_, measuring)) = &mut known else { break };
             let (source, readings, every, interval) = match &wish.source {
                 Source::None => break,
                 Source::Pods(spec) => ("pods", self.pods(&obs, spec).await, self.round, self.round),
-                Source::Prometheus(source) => ("prometheus", self.prometheus(&obs, source).await, PROMETHEUS_ROUND, PROMETHEUS_AGE / 2),
+                Source::Prometheus(source) => {
+                    let readings = self.prometheus(&obs, source, measuring.is_seen()).await;
+                    ("prometheus", readings, PROMETHEUS_ROUND, PROMETHEUS_AGE / 2)
+                }
             };
-            self.metrics.read_all(source, began.elapsed());
-            let now = clock::now();
-            let release = Release::of(&obs.meta, &obs.status, &obs.objects);
-            if known.as_ref().is_none_or(|(of, _)| *of != release) {
-                known = Some((release.clone(), Measuring::new(obs.status.evidence.as_ref(), now)));
-            }
-            let Some((_, measuring)) = &mut known else { break };
+            let took = began.elapsed();
+            self.metrics.read_all(source, took);
             let mut measured = measuring.round(Round {
-                now,
+                now: clock::now(),
                 step: obs.status.step.as_ref().map(|s| s.since),
                 has_traffic: obs.has_traffic(),
                 settle: wish.settle,
                 limits: wish.limits(),
                 limit_ms: limit_ms(wish.max_latency_ms),
-                interval,
+                // What is read first is as old as the round is long: pods that do not answer must not make it look stale.
+                interval: interval.max(took),
                 readings,
             });
             measured.release = release;
@@ -179,11 +185,13 @@ impl Measurer {
         readings
     }
 
-    async fn prometheus(&self, obs: &Observation, source: &PrometheusMetrics) -> Vec<Reading> {
+    async fn prometheus(&self, obs: &Observation, source: &PrometheusMetrics, is_seen: bool) -> Vec<Reading> {
         let new = self.ask(obs, source, Version::New);
         let old = self.ask(obs, source, Version::Old);
         let (new, old) = join(new, old).await;
         let (of_new, of_old) = (prometheus::newest(&new), prometheus::newest(&old));
+        // At 0:1 many a proxy forgets the new version.
+        let new = if is_seen && obs.has_traffic() { prometheus::still_there(new) } else { new };
         let reading = |version, read, other| {
             let read = prometheus::dated(read, other);
             Reading { version, name: String::new(), target: TargetId::prometheus(), started: None, expected: true, read }

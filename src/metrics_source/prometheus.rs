@@ -4,8 +4,11 @@
 //! good answer is the baseline, and a series that appears later counts from 0.
 //!
 //! An answer without series is ambiguous: nobody has called that version yet, or the Prometheus has lost whoever counts
-//! the requests (then it forgets the series within the queries' two minutes). Only the other version's series tell which
-//! it is: see [`dated`].
+//! the requests (then it forgets the series within the queries' two minutes). Series that were there before tell which it
+//! is, see [`still_there`], or else the other version's, see [`dated`].
+//!
+//! Every query ends in a range, so each series comes with the time it was really scraped at. The answer to an instant says
+//! of every value that it is as new as the question: a replica that lags behind would look like a restart there.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,9 +68,9 @@ pub enum AnswerError {
     /// Not all of the data.
     #[error("the answer came with warnings, so it may be partial")]
     Partial,
-    /// Something other than series.
-    #[error("the answer is a {0}, not a list of series")]
-    NotSeries(&'static str),
+    /// Something other than series over a range.
+    #[error("the answer is a {0}, not series over a range; end the query in one, like [2m]")]
+    NotRange(&'static str),
     /// Native histograms have other buckets in each sample.
     #[error("the answer has native histograms; ask for classic ones")]
     NativeHistogram,
@@ -98,8 +101,8 @@ struct Response {
 #[derive(Deserialize)]
 #[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
 enum Data {
-    Vector(Vec<Entry>),
     Matrix(Vec<Entry>),
+    Vector(IgnoredAny),
     Scalar(IgnoredAny),
     String(IgnoredAny),
 }
@@ -107,11 +110,9 @@ enum Data {
 #[derive(Deserialize)]
 struct Entry {
     metric: BTreeMap<String, String>,
-    value: Option<(f64, String)>,
     #[serde(default)]
     values: Vec<(f64, String)>,
-    #[serde(alias = "histograms")]
-    histogram: Option<IgnoredAny>,
+    histograms: Option<IgnoredAny>,
 }
 
 /// Reads the body of an answer to `/api/v1/query`, whatever its HTTP status was.
@@ -130,9 +131,10 @@ pub fn read(body: &[u8], demand: Demand) -> Result<Answer, AnswerError> {
         return Err(AnswerError::Partial);
     }
     let entries = match response.data {
-        Some(Data::Vector(entries) | Data::Matrix(entries)) => entries,
-        Some(Data::Scalar(_)) => return Err(AnswerError::NotSeries("scalar")),
-        Some(Data::String(_)) => return Err(AnswerError::NotSeries("string")),
+        Some(Data::Matrix(entries)) => entries,
+        Some(Data::Vector(_)) => return Err(AnswerError::NotRange("vector")),
+        Some(Data::Scalar(_)) => return Err(AnswerError::NotRange("scalar")),
+        Some(Data::String(_)) => return Err(AnswerError::NotRange("string")),
         None => return Err(AnswerError::Foreign),
     };
     if entries.len() > demand.most_series {
@@ -157,10 +159,10 @@ pub fn read(body: &[u8], demand: Demand) -> Result<Answer, AnswerError> {
     Ok(Answer { series, newest })
 }
 
-/// The last value of a series: an instant vector has one, a range has some.
+/// The last value of a series.
 fn last_value(mut entry: Entry) -> Result<Series, AnswerError> {
-    let Some((at, value)) = entry.values.pop().or(entry.value) else {
-        return Err(if entry.histogram.is_some() { AnswerError::NativeHistogram } else { AnswerError::Foreign });
+    let Some((at, value)) = entry.values.pop() else {
+        return Err(if entry.histograms.is_some() { AnswerError::NativeHistogram } else { AnswerError::Foreign });
     };
     let name = entry.metric.remove("__name__").unwrap_or_default();
     Ok(Sample {
@@ -210,6 +212,13 @@ pub fn recognise(answers: &[(Question, Answer)], asked_at: Time) -> Recognised {
 /// When the newest series of what was read was scraped; `None` without series.
 pub fn newest(read: &Result<Recognised, Unread>) -> Option<Time> {
     read.as_ref().ok().map(|r| &r.snapshot).filter(|s| !s.is_empty()).map(|s| s.at)
+}
+
+/// What was read about a version with traffic that had series before. Counters do not go away by themselves: without any now,
+/// whoever holds them is not scraped any more, and what was counted so far would pass for all there is.
+pub fn still_there(read: Result<Recognised, Unread>) -> Result<Recognised, Unread> {
+    const LOST: &str = "Prometheus: no series of the new version any more; see that it still scrapes what counts its requests";
+    read.and_then(|read| if read.snapshot.is_empty() { Err(Unread::Failed(LOST.to_owned())) } else { Ok(read) })
 }
 
 /// What was read about one version, given the [`newest`] series of the other one in the same round. Without series it is

@@ -17,10 +17,6 @@ fn demand() -> Demand {
     Demand { now: now(), max_age: TimeDelta::seconds(60), most_series: 100 }
 }
 
-fn vector(result: &str) -> String {
-    format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{result}]}}}}"#)
-}
-
 fn matrix(result: &str) -> String {
     format!(r#"{{"status":"success","data":{{"resultType":"matrix","result":[{result}],"stats":{{"x":1}}}},"infos":["PromQL info"]}}"#)
 }
@@ -44,10 +40,10 @@ fn the_last_value_of_a_range_is_read_with_its_own_time() {
 }
 
 #[test]
-fn an_instant_vector_is_read_as_well() {
-    let answer = good(&vector(&format!(r#"{{"metric":{{}},"value":[{NOW},"+Inf"]}}"#)));
+fn without_series_nothing_is_new() {
+    let answer = good(&matrix(&format!(r#"{{"metric":{{}},"values":[[{NOW},"+Inf"]]}}"#)));
     assert_eq!((answer.series[0].value, answer.newest), (f64::INFINITY, Some(now())));
-    assert_eq!(good(&vector("")), Answer { series: vec![], newest: None });
+    assert_eq!(good(&matrix("")), Answer { series: vec![], newest: None });
 }
 
 #[rstest]
@@ -59,25 +55,37 @@ fn an_instant_vector_is_read_as_well() {
 #[case(r#"{"status":"error","errorType":"timeout","error":"secret"}"#, "the query failed (timeout)")]
 #[case(r#"{"status":"error","errorType":"secret"}"#, "the query failed (no known reason)")]
 #[case(
-    r#"{"status":"success","warnings":["secret store is away"],"data":{"resultType":"vector","result":[]}}"#,
+    r#"{"status":"success","warnings":["secret store is away"],"data":{"resultType":"matrix","result":[]}}"#,
     "the answer came with warnings, so it may be partial"
 )]
-#[case(r#"{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}"#, "the answer is a scalar, not a list of series")]
-#[case(r#"{"status":"success","data":{"resultType":"string","result":[1,"secret"]}}"#, "the answer is a string, not a list of series")]
 #[case(
-    r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"histogram":[1,{"count":"4"}]}]}}"#,
+    r#"{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}"#,
+    "the answer is a scalar, not series over a range; end the query in one, like [2m]"
+)]
+#[case(
+    r#"{"status":"success","data":{"resultType":"string","result":[1,"secret"]}}"#,
+    "the answer is a string, not series over a range; end the query in one, like [2m]"
+)]
+// It says of every value that it is of the moment of the question.
+#[case(
+    r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1700000000,"1"]}]}}"#,
+    "the answer is a vector, not series over a range; end the query in one, like [2m]"
+)]
+#[case(
+    r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"histograms":[[1,{"count":"4"}]]}]}}"#,
     "the answer has native histograms; ask for classic ones"
 )]
 #[case(
-    r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1700000000,"secret"]}]}}"#,
+    r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1700000000,"secret"]]}]}}"#,
     "the answer is not that of a Prometheus API"
 )]
+#[case(r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{}}]}}"#, "the answer is not that of a Prometheus API")]
 #[case(
-    r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1699999900,"1"]}]}}"#,
+    r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1699999900,"1"]]}]}}"#,
     "the newest sample is 100 s old"
 )]
 #[case(
-    r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1700000100,"1"]}]}}"#,
+    r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1700000100,"1"]]}]}}"#,
     "the newest sample is 100 s in the future; check the clocks"
 )]
 fn what_cannot_be_used_is_said_without_repeating_it(#[case] body: &str, #[case] why: &str) {
@@ -87,15 +95,15 @@ fn what_cannot_be_used_is_said_without_repeating_it(#[case] body: &str, #[case] 
 
 #[test]
 fn two_replicas_in_one_answer_are_refused() {
-    let one = |replica: &str| format!(r#"{{"metric":{{"prometheus_replica":"{replica}"}},"value":[{NOW},"1"]}}"#);
-    assert!(read(vector(&[one("a"), one("a")].join(",")).as_bytes(), demand()).is_ok());
-    assert_eq!(read(vector(&[one("a"), one("b")].join(",")).as_bytes(), demand()), Err(AnswerError::Replicas));
+    let one = |replica: &str| format!(r#"{{"metric":{{"prometheus_replica":"{replica}"}},"values":[[{NOW},"1"]]}}"#);
+    assert!(read(matrix(&[one("a"), one("a")].join(",")).as_bytes(), demand()).is_ok());
+    assert_eq!(read(matrix(&[one("a"), one("b")].join(",")).as_bytes(), demand()), Err(AnswerError::Replicas));
 }
 
 #[test]
 fn there_is_an_end_to_series() {
-    let one = format!(r#"{{"metric":{{}},"value":[{NOW},"1"]}}"#);
-    assert_eq!(read(vector(&vec![one; 101].join(",")).as_bytes(), demand()), Err(AnswerError::TooMany(100)));
+    let one = format!(r#"{{"metric":{{}},"values":[[{NOW},"1"]]}}"#);
+    assert_eq!(read(matrix(&vec![one; 101].join(",")).as_bytes(), demand()), Err(AnswerError::TooMany(100)));
 }
 
 /// Name, labels, value.
@@ -171,6 +179,11 @@ fn an_answer_without_series_is_as_new_as_the_others() {
     for other in [without(), Err(Unread::Failed("timed out".into()))] {
         assert!(matches!(dated(without(), newest(&other)), Err(Unread::Failed(why)) if why.contains("no series of either version")));
     }
+    // Series that were there do not go away by themselves, however well the other version is scraped.
+    assert_eq!(at(dated(still_there(with_series()), newest(&with_series()))), Ok(-40));
+    assert!(
+        matches!(dated(still_there(without()), newest(&with_series())), Err(Unread::Failed(why)) if why.contains("new version any more"))
+    );
     // What was rejected is something, and tells of itself.
     let rejected = Part { series: None, ..Part::default() };
     let rejected = without().map(|r| Recognised { snapshot: Snapshot { requests: rejected, ..r.snapshot }, ..r });
@@ -201,8 +214,16 @@ fn a_lagging_replica_is_no_reset() {
 }
 
 #[test]
+fn a_lagging_replica_is_no_reset_for_own_queries_either() {
+    let queries = [("requests".to_owned(), "r[2m]".to_owned())].into_iter().collect();
+    let round = |at, n| vec![answer(at, &[("r", &[("code", "500")], n)])];
+    let (totals, _) = count(Preset::Custom(&queries), vec![round(NOW, 1000), round(NOW - 7, 990), round(NOW + 15, 1010)]);
+    assert_eq!((totals.requests, totals.errors), (10, 10));
+}
+
+#[test]
 fn custom_queries_are_put_together() {
-    let queries = [("requests", "r"), ("errors", "e"), ("durationMilliseconds", "d")];
+    let queries = [("requests", "r[2m]"), ("errors", "e[2m]"), ("durationMilliseconds", "d[2m]")];
     let queries = queries.iter().map(|(n, q)| ((*n).to_owned(), (*q).to_owned())).collect();
     // In the order of the questions: durations, errors, requests. The errors' series is one of the requests'.
     let round = |at, n: u64| {
@@ -224,8 +245,8 @@ fn custom_queries_are_put_together() {
 #[case(&[("r", &[("path", "/")] as &[_], "3")], "query requests has a series without a label code, status or status_code")]
 fn what_custom_queries_get_wrong_is_said(#[case] series: &[Given<'_, &str>], #[case] why: &str) {
     let (name, labels, value) = series[0];
-    let body = vector(&format!(r#"{{"metric":{{"__name__":"{name}","{}":"{}"}},"value":[{NOW},"{value}"]}}"#, labels[0].0, labels[0].1));
-    let queries = [("requests".to_owned(), "r".to_owned())].into_iter().collect();
+    let body = matrix(&format!(r#"{{"metric":{{"__name__":"{name}","{}":"{}"}},"values":[[{NOW},"{value}"]]}}"#, labels[0].0, labels[0].1));
+    let queries = [("requests".to_owned(), "r[2m]".to_owned())].into_iter().collect();
     let (totals, problems) = count(Preset::Custom(&queries), vec![vec![good(&body)]]);
     assert_eq!((totals, problems), (Totals::default(), vec![why.to_owned()]));
 }
@@ -238,8 +259,8 @@ proptest! {
 
     #[test]
     fn no_answer_of_the_right_shape_makes_it_panic(at in any::<f64>(), value in "[-+0-9.eNaInf]{0,8}", label in "\\PC{0,5}") {
-        let series = serde_json::json!({"metric": {"le": label}, "value": [at, value]});
-        let body = serde_json::json!({"status": "success", "data": {"resultType": "vector", "result": [series]}});
+        let series = serde_json::json!({"metric": {"le": label}, "values": [[at, value]]});
+        let body = serde_json::json!({"status": "success", "data": {"resultType": "matrix", "result": [series]}});
         if let Ok(answer) = read(body.to_string().as_bytes(), demand()) {
             for role in [Role::Errors, Role::Requests { by_code: true }, Role::Durations(crate::metrics_source::snapshot::Unit::Seconds)] {
                 let question = Question { role, promql: String::new() };

@@ -4,9 +4,11 @@
 //! series, which is exactly a new version's first errors. No `sum()` either: one restarted gateway pod
 //! would make the sum fall and count the others' whole history again.
 //!
-//! Presets ask for a short range (`[2m]`), not for an instant: only then does each series come with the
-//! time it was really scraped at, which tells a stale one and one of two replicas that lags behind.
-//! Two minutes cover scrape intervals of up to one minute with one of them missed.
+//! A short range (`[2m]`) is asked for, not an instant: only then does each series come with the time it was really
+//! scraped at, which tells a stale one and one of two replicas that lags behind. Two minutes cover scrape intervals
+//! of up to one minute with one of them missed.
+//!
+//! The user's own queries keep to the same: one selector that ends in a range, which leaves no room for a function.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -105,15 +107,24 @@ pub enum QuestionError {
         /// The query's name.
         query: String,
     },
-    /// A function that loses first samples.
-    #[error("query {query} has {function}(); ask for the raw counters, they are subtracted here")]
+    /// A function or an aggregation: those lose first samples, and make one pod's end look like a restart of all.
+    #[error("query {query} has {function}(); ask for the raw counters, like {RAW}: they are subtracted here, per series")]
     NotRaw {
         /// The query's name.
         query: String,
-        /// The function.
-        function: &'static str,
+        /// What is called.
+        function: String,
+    },
+    /// Not one selector that ends in a range.
+    #[error("query {query} must be one selector of raw counters (no recording rule's) that ends in a range, like {RAW}, and nothing else")]
+    NotASelector {
+        /// The query's name.
+        query: String,
     },
 }
+
+/// What a query looks like.
+const RAW: &str = "http_requests_total{service=\"{{service}}\"}[2m]";
 
 /// What to ask about one version.
 pub fn questions(preset: Preset<'_>, backend: Backend<'_>) -> Result<Vec<Question>, QuestionError> {
@@ -222,12 +233,18 @@ fn custom(queries: &BTreeMap<String, String>, backend: Backend<'_>) -> Result<Ve
     queries.iter().map(ask).collect()
 }
 
-/// Puts the version's names where the placeholders are, each escaped for the string it stands in.
+/// Puts the version's names where the placeholders are, each escaped for the string it stands in. Comments are left out.
 fn fill_in(query: &str, text: &str, backend: Backend<'_>) -> Result<String, QuestionError> {
     let mut filled = String::with_capacity(text.len() + 64);
+    // The same without what is inside of quotes.
+    let mut bare = String::with_capacity(text.len());
     let mut quote: Option<Quote> = None;
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
+        if quote.is_none() && c == '#' {
+            rest = rest.find('\n').and_then(|end| rest.get(end..)).unwrap_or_default();
+            continue;
+        }
         if let Some((placeholder, after)) = rest.strip_prefix("{{").and_then(|inside| inside.split_once("}}")) {
             let quote = quote.as_ref().ok_or_else(|| QuestionError::Unquoted { query: query.to_owned() })?;
             filled.push_str(&quote.write(query, placeholder.trim(), backend)?);
@@ -242,27 +259,38 @@ fn fill_in(query: &str, text: &str, backend: Backend<'_>) -> Result<String, Ques
             None if matches!(c, '"' | '\'' | '`') => {
                 quote = Some(Quote { mark: c, regex: filled.trim_end().ends_with('~') });
             }
-            None => {
-                if let Some(function) = not_raw(&filled, rest) {
-                    return Err(QuestionError::NotRaw { query: query.to_owned(), function });
-                }
-            }
+            None => bare.push(c),
             Some(_) => {}
         }
         let (head, tail) = rest.split_at_checked(taken).unwrap_or((rest, ""));
         filled.push_str(head);
         rest = tail;
     }
-    Ok(filled)
+    match selector(&bare) {
+        Ok(()) if quote.is_none() => Ok(filled),
+        Err(Some(function)) => Err(QuestionError::NotRaw { query: query.to_owned(), function: function.to_owned() }),
+        Ok(()) | Err(None) => Err(QuestionError::NotASelector { query: query.to_owned() }),
+    }
 }
 
-/// A function that starts here and does not give counters.
-fn not_raw(before: &str, rest: &str) -> Option<&'static str> {
-    if before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ':')) {
-        return None;
+/// Whether this, without what is inside of quotes, is one selector and a range: `name{matchers}[2m]`. Of something else,
+/// what it calls. A name with a colon is a recording rule's, which is a calculation too.
+fn selector(bare: &str) -> Result<(), Option<&str>> {
+    let word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let (head, range) = bare.trim().strip_suffix(']').and_then(|b| b.rsplit_once('[')).unwrap_or((bare, ""));
+    let (name, matchers) = match head.split_once('{') {
+        Some((name, inside)) => (name, inside.trim_end().strip_suffix('}')),
+        None => (head, Some("")),
+    };
+    let is_range = !range.trim().is_empty() && word(range.trim());
+    let is_one = !head.trim().is_empty() && matchers.is_some_and(|m| !m.contains(['{', '}', '(', '[']));
+    if word(name.trim()) && is_one && is_range {
+        return Ok(());
     }
-    let is_call = |name: &&&str| rest.strip_prefix(**name).is_some_and(|r| r.trim_start().starts_with('('));
-    ["rate", "irate", "increase", "delta", "idelta", "histogram_quantile"].iter().find(is_call).copied()
+    // `sum by (code) (x)` is a call of sum.
+    let before = bare.split_once('(').map_or("", |(before, _)| before);
+    let mut words = before.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !["", "by", "without"].contains(w));
+    Err(words.next_back())
 }
 
 struct Quote {

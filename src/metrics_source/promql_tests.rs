@@ -86,39 +86,86 @@ fn custom(queries: &[(&str, &str)]) -> Result<Vec<String>, String> {
 }
 
 #[rstest]
-#[case(r#"r{app="{{service}}",ns='{{ namespace }}'}"#, r#"r{app="cart-2.0",ns='shop'}"#)]
-#[case(r#"r{app=~"x-{{service}}-.*",v!~ "{{version}}"}"#, r#"r{app=~"x-cart-2\\.0-.*",v!~ "2\\.0\\.0\\+b1"}"#)]
-#[case("r{app=~`{{service}}`,w=`{{workload}}`}", r"r{app=~`cart-2\.0`,w=`cart`}")]
-#[case(r#"r{pod=~"{{pods}}",q="a\"{{version}}"}"#, r#"r{pod=~"cart-2-0-[a-z0-9]+-.+",q="a\"2.0.0+b1"}"#)]
-#[case("my_rate:sum{a=\"rate(\"}", "my_rate:sum{a=\"rate(\"}")]
-#[case("error_rate (x)", "error_rate (x)")]
+#[case(r#"r{app="{{service}}",ns='{{ namespace }}'}[2m]"#, r#"r{app="cart-2.0",ns='shop'}[2m]"#)]
+#[case(r#"r{app=~"x-{{service}}-.*",v!~ "{{version}}"}[2m]"#, r#"r{app=~"x-cart-2\\.0-.*",v!~ "2\\.0\\.0\\+b1"}[2m]"#)]
+#[case("r{app=~`{{service}}`,w=`{{workload}}`}[2m]", r"r{app=~`cart-2\.0`,w=`cart`}[2m]")]
+#[case(r#"r{pod=~"{{pods}}",q="a\"{{version}}"}[2m]"#, r#"r{pod=~"cart-2-0-[a-z0-9]+-.+",q="a\"2.0.0+b1"}[2m]"#)]
 fn placeholders_are_escaped_for_where_they_stand(#[case] query: &str, #[case] filled: &str) {
     assert_eq!(custom(&[("requests", query)]), Ok(vec![filled.to_owned()]));
 }
 
 #[rstest]
+#[case("error_rate [ 1h30m ] ", "error_rate [ 1h30m ] ")]
+#[case("r { } [2m]", "r { } [2m]")]
+#[case("{\"http.requests\", a!=\"x\"}[2m]", "{\"http.requests\", a!=\"x\"}[2m]")]
+#[case("r{a=\"rate(x[2m:]) } [\", b='#'}[2m]", "r{a=\"rate(x[2m:]) } [\", b='#'}[2m]")]
+#[case("# the shop's sum(\nr{a=\"b\", # {{pods}} in } [5m:]\n}[2m] # rate(", "\nr{a=\"b\", \n}[2m] ")]
+fn one_selector_that_ends_in_a_range_is_asked(#[case] query: &str, #[case] asked: &str) {
+    assert_eq!(custom(&[("requests", query)]), Ok(vec![asked.to_owned()]));
+}
+
+#[rstest]
+#[case::instant("r")]
+#[case::instant_with_matchers("r{a=\"b\"}")]
+#[case::nothing("")]
+#[case::no_selector("[2m]")]
+#[case::subquery("r[2m:]")]
+#[case::subquery_with_step("r{a=\"b\"}[2m:15s]")]
+#[case::offset("r[2m] offset 5m")]
+#[case::offset_before("r offset 5m[2m]")]
+#[case::at_a_time("r[2m] @ 1700000000")]
+#[case::brackets("(r)[2m]")]
+#[case::two("r[2m] or s[2m]")]
+#[case::two_instants("r{a=\"b\"} + s{a=\"b\"}[2m]")]
+#[case::two_ranges("r[2m][2m]")]
+#[case::recording_rule("job:r:sum{a=\"b\"}[2m]")]
+#[case::no_duration("r[]")]
+#[case::variable("r[$__range]")]
+#[case::open_quote("r{a=\"b}[2m]")]
+#[case::open_brace("r{a=\"b\"[2m]")]
+#[case::range_in_a_string("r{a=\"[2m]\"}")]
+#[case::range_in_a_comment("r # [2m]")]
+fn whatever_else_is_refused(#[case] query: &str) {
+    let wanted = "query requests must be one selector of raw counters (no recording rule's) that ends in a range, \
+                  like http_requests_total{service=\"{{service}}\"}[2m], and nothing else";
+    assert_eq!(custom(&[("requests", query)]), Err(wanted.to_owned()));
+}
+
+#[rstest]
+#[case("sum(rate(r[1m]))", "sum")]
+#[case("rate(r{a=\"b\"}[2m])", "rate")]
+#[case(" increase (r[1m])", "increase")]
+#[case("sum by (code) (r)", "sum")]
+#[case("sum (r) by (code)", "sum")]
+#[case("max_over_time(r[2m:])[2m]", "max_over_time")]
+#[case("histogram_quantile(0.99, r)", "histogram_quantile")]
+#[case("1 - sum without(pod) (r)[2m]", "sum")]
+fn a_calculation_is_named(#[case] query: &str, #[case] function: &str) {
+    let wanted = format!(
+        "query errors has {function}(); ask for the raw counters, like http_requests_total{{service=\"{{{{service}}}}\"}}[2m]: \
+         they are subtracted here, per series"
+    );
+    assert_eq!(custom(&[("requests", "r[2m]"), ("errors", query)]), Err(wanted));
+}
+
+#[rstest]
 #[case(&[("errors", "e")], "QUERIES needs a query named requests")]
-#[case(&[("requests", "r"), ("p99", "x")], "QUERIES has p99; it may have requests, errors, durationSeconds and durationMilliseconds")]
+#[case(&[("requests", "r[2m]"), ("p99", "x")], "QUERIES has p99; it may have requests, errors, durationSeconds and durationMilliseconds")]
 #[case(&[("requests", ""), ("durationSeconds", ""), ("durationMilliseconds", "")], "QUERIES has BOTH; keep one")]
 #[case(&[("requests", "r{a=\"{{pod}}\"}")], "query requests has {{pod}}; known are namespace, service, workload, pods and version")]
 #[case(&[("requests", "{{service}}_total")], "query requests has a placeholder outside of a quoted label value")]
 #[case(&[("requests", "r{pod=\"{{pods}}\"}")], "query requests must compare {{pods}} with =~")]
-#[case(&[("requests", "sum(rate(r[1m]))")], "query requests has rate(); RAW, they are subtracted here")]
-#[case(&[("requests", "r"), ("errors", "increase (r[1m])")], "query errors has increase(); RAW, they are subtracted here")]
 fn custom_queries_are_refused_with_what_to_change(#[case] queries: &[(&str, &str)], #[case] why: &str) {
     assert_eq!(
         custom(queries),
-        Err(why
-            .replace("QUERIES", "spec.metrics.prometheus.queries")
-            .replace("BOTH", "durationSeconds and durationMilliseconds")
-            .replace("RAW", "ask for the raw counters"))
+        Err(why.replace("QUERIES", "spec.metrics.prometheus.queries").replace("BOTH", "durationSeconds and durationMilliseconds"))
     );
 }
 
 #[test]
 fn roles_follow_the_names() {
     let ask = |names: &[&str]| {
-        let queries = names.iter().map(|n| ((*n).to_owned(), "x".to_owned())).collect();
+        let queries = names.iter().map(|n| ((*n).to_owned(), "x[2m]".to_owned())).collect();
         questions(Preset::Custom(&queries), BACKEND).unwrap().into_iter().map(|q| q.role).collect::<Vec<_>>()
     };
     assert_eq!(ask(&["requests"]), [Role::Requests { by_code: true }]);

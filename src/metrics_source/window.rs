@@ -7,11 +7,13 @@
 //! | a series that was absent when its target was read before | all of it |
 //! | a target for the first time, started before the window or nobody knows when | nothing: a baseline, its history is not ours |
 //! | a target for the first time, started within the window | all of it |
-//! | a target that is gone | what it contributed stays |
+//! | a target that is gone, or that was not read for so long that it is forgotten | what it contributed stays |
+//! | a target that comes back after that | nothing: a baseline |
 //! | a half that was rejected | nothing; the last good reading stays the baseline, the next good one makes up for it |
 //!
-//! A restart that outgrows the last value within one scrape looks like growth. Whoever knows that a
-//! container restarted gives it another [`TargetId`]: it is then a target born within the window.
+//! A restart that outgrows the last value within one scrape looks like growth. Whoever knows that a container restarted
+//! gives it another run: it is then a target for the first time. Runs are told by one and pages by another, so a page may be
+//! of a run nobody told of yet: what was read after a run started was that run's already, and is gone on from.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -22,17 +24,22 @@ use crate::api::Time;
 
 /// One thing that is read: a process that owns its counters, or a Prometheus.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TargetId(String);
+pub struct TargetId {
+    /// What stays the same over restarts.
+    place: Box<str>,
+    /// Tells restarts apart.
+    run: Box<str>,
+}
 
 impl TargetId {
     /// A container of a pod. `run` tells its restarts apart (the container's id or restart count; empty where unknown).
     pub fn container(pod_uid: &str, port: u16, run: &str) -> Self {
-        Self(format!("{pod_uid}/{port}/{run}"))
+        Self { place: format!("{pod_uid}/{port}").into(), run: run.into() }
     }
 
     /// The Prometheus, which never restarts anybody's counters by itself.
     pub fn prometheus() -> Self {
-        Self("prometheus".to_owned())
+        Self { place: "prometheus".into(), run: "".into() }
     }
 }
 
@@ -78,12 +85,15 @@ pub struct Edges {
 #[derive(Clone, Debug)]
 pub struct Window {
     began: Time,
+    /// Whatever was forgotten had been read until then at the latest; it may come back, and must not count twice.
+    forgotten: Option<Time>,
     versions: BTreeMap<String, Version>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Version {
-    targets: HashMap<TargetId, Known>,
+    /// By their places.
+    targets: HashMap<Box<str>, Known>,
     sums: Sums,
 }
 
@@ -100,11 +110,10 @@ struct Sums {
 /// What is known of one target.
 #[derive(Clone, Debug)]
 struct Known {
+    run: Box<str>,
     at: Time,
     requests: Half<Last>,
     durations: Half<LastHistogram>,
-    /// Windows that began since it was last read.
-    unseen: u8,
 }
 
 /// The last good readings of one half of the snapshots.
@@ -141,20 +150,26 @@ struct Buckets {
 impl Window {
     /// Starts counting at `began`.
     pub fn new(began: Time) -> Self {
-        Self { began, versions: BTreeMap::new() }
+        Self { began, forgotten: None, versions: BTreeMap::new() }
     }
 
     /// Starts a new window: totals go to zero, baselines stay. Call it right after a round of readings has been
     /// added; what happened since the last reading counts into the new window.
-    ///
-    /// A target that was not read for a whole window is forgotten, so that the churn of pods does not pile up.
     pub fn begin(&mut self, at: Time) {
         self.began = at;
         for version in self.versions.values_mut() {
             version.sums = Sums::default();
+        }
+    }
+
+    /// Forgets the targets that were last read before then, so that the churn of pods does not pile up. What they
+    /// contributed stays.
+    pub fn forget(&mut self, before: Time) {
+        for version in self.versions.values_mut() {
             version.targets.retain(|_, known| {
-                known.unseen += 1;
-                known.unseen < 2
+                let stays = known.at >= before;
+                self.forgotten = self.forgotten.max(Some(known.at).filter(|_| !stays));
+                stays
             });
         }
     }
@@ -172,16 +187,19 @@ impl Window {
             self.versions.insert(version.to_owned(), Version::default());
         }
         let Some(Version { targets, sums }) = self.versions.get_mut(version) else { return problems };
-        if !targets.contains_key(target) {
-            let born_here = started.is_some_and(|s| s >= self.began);
-            targets.insert(target.clone(), Known::new(snapshot.at, born_here));
+        let TargetId { place, run } = target;
+        // Of a run that was told of late, or whose start nobody knows, the last reading is the baseline.
+        let is_known = |known: &Known| known.run == *run || started.is_none_or(|started| started <= known.at);
+        if !targets.get(place).is_some_and(is_known) {
+            let born_here = started.is_some_and(|s| s >= self.began && self.forgotten.is_none_or(|forgotten| s > forgotten));
+            targets.insert(place.clone(), Known::new(snapshot.at, born_here));
         }
-        let Some(known) = targets.get_mut(target) else { return problems };
+        let Some(known) = targets.get_mut(place) else { return problems };
         if snapshot.at < known.at {
             return vec![Problem::OutOfOrder];
         }
         known.at = snapshot.at;
-        known.unseen = 0;
+        known.run.clone_from(run);
         known.requests.add(snapshot.requests, sums, &mut problems);
         known.durations.add(snapshot.durations, sums, &mut problems);
         problems
@@ -249,7 +267,7 @@ impl Sums {
 
 impl Known {
     fn new(at: Time, born_here: bool) -> Self {
-        Self { at, requests: Half::new(born_here), durations: Half::new(born_here), unseen: 0 }
+        Self { run: "".into(), at, requests: Half::new(born_here), durations: Half::new(born_here) }
     }
 }
 

@@ -243,15 +243,42 @@ fn one_falling_bucket_resets_all_of_a_histogram() {
 }
 
 #[test]
+fn a_page_of_a_run_that_is_told_of_late_counts_once() {
+    let run = |run: &str| TargetId::container("pod-0", 80, run);
+    let mut window = Window::new(at(0));
+    window.add("v", &run("0"), Some(at(-9)), counters(1, 100, 0));
+    // Started again at 4, read at 6; the status tells of it only then.
+    window.add("v", &run("0"), Some(at(-9)), counters(6, 7, 2));
+    assert_eq!(counted(&window), (9, 2));
+    window.add("v", &run("1"), Some(at(4)), counters(11, 8, 2));
+    assert_eq!(counted(&window), (10, 2));
+    // The next one is told of in time, and has outgrown the last.
+    window.add("v", &run("2"), Some(at(12)), counters(16, 20, 5));
+    assert_eq!(counted(&window), (35, 7));
+    // Nobody knows when it started: what grew is sure.
+    window.add("v", &run("3"), None, counters(21, 26, 5));
+    assert_eq!(counted(&window), (41, 7));
+}
+
+#[test]
 fn targets_nobody_reads_any_more_are_forgotten() {
     let mut window = Window::new(at(0));
-    add(&mut window, counters(1, 10, 0));
-    window.begin(at(2));
-    window.begin(at(3));
-    assert!(window.versions["v"].targets.is_empty());
-    // Back again, it is a stranger.
-    add(&mut window, counters(4, 90, 0));
-    assert_eq!(counted(&window), (0, 0));
+    window.add("v", &target(0), Some(at(0)), counters(1, 10, 0));
+    window.add("v", &target(1), Some(at(0)), counters(9, 5, 0));
+    for n in 2..1000 {
+        window.add("v", &target(n), None, counters(3, 1, 0));
+    }
+    window.forget(at(5));
+    assert_eq!(window.versions["v"].targets.len(), 1, "however long the window is");
+    assert_eq!(counted(&window), (15, 0));
+    // Back again, it is a stranger, whose history may have been counted.
+    window.add("v", &target(0), Some(at(0)), counters(10, 90, 0));
+    assert_eq!(counted(&window), (15, 0));
+    window.add("v", &target(0), Some(at(0)), counters(11, 91, 0));
+    assert_eq!(counted(&window), (16, 0));
+    // Who was born after that was never forgotten.
+    window.add("v", &target(1000), Some(at(4)), counters(12, 3, 0));
+    assert_eq!(counted(&window), (19, 0));
 }
 
 /// What a process of the model does between two scrapes.
@@ -263,6 +290,8 @@ enum Deed {
         duration_ms: u32,
     },
     Restart,
+    /// The pod's status comes to hand: until then it tells of the run that was.
+    Tell,
     Scrape,
     /// A scrape whose counters cannot be used.
     BadScrape,
@@ -272,6 +301,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         8 => (0usize..3, any::<bool>(), 0u32..2000).prop_map(|(slot, failed, duration_ms)| Deed::Serve { slot, failed, duration_ms }),
         1 => Just(Deed::Restart),
+        1 => Just(Deed::Tell),
         3 => Just(Deed::Scrape),
         1 => Just(Deed::BadScrape),
     ]
@@ -284,6 +314,24 @@ struct Process {
     durations: Vec<u32>,
     edges: Vec<u32>,
     now: i64,
+    run: u32,
+    /// In whole seconds, as a status tells it: the second may have begun before it started.
+    started: Option<i64>,
+}
+
+/// A page, and the run that its pod's status told of before it was fetched.
+#[derive(Clone, Debug)]
+struct Scrape {
+    page: Snapshot,
+    run: u32,
+    started: Option<Time>,
+}
+
+impl Scrape {
+    fn add(self, window: &mut Window) {
+        let target = TargetId::container("pod", 80, &self.run.to_string());
+        window.add("v", &target, self.started, self.page);
+    }
 }
 
 impl Process {
@@ -324,8 +372,16 @@ struct Truth {
 
 /// Lets a process live; gives its scrapes and what is true of all that a scrape could still see at the end.
 fn live(deeds: &[Deed], edges: &[u32]) -> (Vec<Snapshot>, Truth) {
-    let mut process = Process { edges: edges.to_vec(), ..Process::default() };
-    let mut scrapes = vec![process.snapshot()];
+    let (scrapes, truth) = live_since(None, deeds, edges);
+    (scrapes.into_iter().map(|s| s.page).collect(), truth)
+}
+
+/// The same of a process whose first start is known.
+fn live_since(started: Option<i64>, deeds: &[Deed], edges: &[u32]) -> (Vec<Scrape>, Truth) {
+    let mut process = Process { edges: edges.to_vec(), started, ..Process::default() };
+    let mut told = (process.run, process.started);
+    let scrape = |process: &Process, (run, started): (u32, Option<i64>)| Scrape { page: process.snapshot(), run, started: started.map(at) };
+    let mut scrapes = vec![scrape(&process, told)];
     let mut truth = Truth::default();
     for deed in deeds {
         process.now += 1;
@@ -337,18 +393,22 @@ fn live(deeds: &[Deed], edges: &[u32]) -> (Vec<Snapshot>, Truth) {
                 truth.errors += u64::from(*failed);
                 truth.slow += u64::from(*duration_ms > LIMIT);
             }
-            Deed::Restart => process = Process { edges: process.edges, now: process.now, ..Process::default() },
-            Deed::Scrape => scrapes.push(process.snapshot()),
+            Deed::Restart => {
+                let (now, run, started) = (process.now, process.run + 1, Some(process.now - 1));
+                process = Process { edges: process.edges, now, run, started, ..Process::default() };
+            }
+            Deed::Tell => told = (process.run, process.started),
+            Deed::Scrape => scrapes.push(scrape(&process, told)),
             Deed::BadScrape => {
-                let mut bad = process.snapshot();
-                bad.requests.series = None;
-                bad.durations.series = None;
+                let mut bad = scrape(&process, told);
+                bad.page.requests.series = None;
+                bad.page.durations.series = None;
                 scrapes.push(bad);
             }
         }
     }
     process.now += 1;
-    scrapes.push(process.snapshot());
+    scrapes.push(scrape(&process, told));
     (scrapes, truth)
 }
 
@@ -391,18 +451,50 @@ proptest! {
         prop_assert!(totals.slow_low <= truth.slow && truth.slow <= totals.slow_high, "{:?} of {:?}", totals, truth);
     }
 
-    /// Restarts lose what was never scraped; they never invent anything.
+    /// Restarts lose what was never scraped; they never invent anything, however late they are told of, wherever windows
+    /// begin and whatever is forgotten.
     #[test]
-    fn restarts_never_count_too_much(deeds in deeds(), edges in edges()) {
-        let (scrapes, truth) = live(&deeds, &edges);
+    fn restarts_never_count_too_much(
+        deeds in deeds(), edges in edges(), started in proptest::option::of(-1i64..=0),
+        between in proptest::collection::vec((proptest::bool::weighted(0.2), proptest::option::weighted(0.3, 0i64..20)), 70),
+    ) {
+        let (scrapes, truth) = live_since(started, &deeds, &edges);
         let mut window = Window::new(at(0));
-        for scrape in scrapes {
-            window.add("v", &target(0), None, scrape);
-            sane(&window.totals("v", LIMIT));
+        let (mut requests, mut errors, mut timed, mut slow) = (0, 0, 0, 0);
+        for (scrape, (begins, forgets)) in scrapes.into_iter().zip(between) {
+            let now = scrape.page.at;
+            if let Some(age) = forgets {
+                window.forget(now - TimeDelta::seconds(age));
+            }
+            scrape.add(&mut window);
+            let totals = window.totals("v", LIMIT);
+            sane(&totals);
+            if begins {
+                (requests, errors) = (requests + totals.requests, errors + totals.errors);
+                (timed, slow) = (timed + totals.timed, slow + totals.slow_low);
+                window.begin(now);
+            }
         }
         let totals = window.totals("v", LIMIT);
-        prop_assert!(totals.requests <= truth.requests && totals.errors <= truth.errors && totals.timed <= truth.requests);
-        prop_assert!(totals.slow_low <= truth.slow);
+        prop_assert!(requests + totals.requests <= truth.requests && errors + totals.errors <= truth.errors);
+        prop_assert!(timed + totals.timed <= truth.requests && slow + totals.slow_low <= truth.slow);
+    }
+
+    /// Told of in time, a restart loses nothing that was scraped since.
+    #[test]
+    fn a_restart_that_is_known_counts_from_zero(deeds in deeds(), edges in edges()) {
+        let deeds: Vec<_> = deeds.iter().flat_map(|deed| match deed {
+            // Nothing is served between the last scrape of a run and its end; whole seconds apart.
+            Deed::Restart => vec![Deed::Scrape, Deed::Tell, Deed::Restart, Deed::Tell],
+            deed => vec![deed.clone()],
+        }).filter(|deed| !matches!(deed, Deed::BadScrape)).collect();
+        let (scrapes, truth) = live_since(Some(0), &deeds, &edges);
+        let mut window = Window::new(at(0));
+        for scrape in scrapes {
+            scrape.add(&mut window);
+        }
+        let totals = window.totals("v", LIMIT);
+        prop_assert_eq!((totals.requests, totals.errors, totals.timed), (truth.requests, truth.errors, truth.requests));
     }
 
     /// Who is scraped before whom does not matter.

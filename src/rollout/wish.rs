@@ -337,8 +337,9 @@ mod tests {
 
     #[rstest]
     #[case(json!({}), "named requests")]
-    #[case(json!({"requests": "x", "latency": "y"}), "latency")]
+    #[case(json!({"requests": "x[2m]", "latency": "y"}), "latency")]
     #[case(json!({"requests": "rate(x[5m])"}), "rate()")]
+    #[case(json!({"requests": "x"}), "ends in a range")]
     #[case(json!({"requests": "x{s={{service}}}"}), "quoted")]
     fn queries_that_cannot_be_asked_are_told_with_the_way_out(#[case] queries: Value, #[case] wanted: &str) {
         let source = json!({"address": "http://p:9090", "preset": "custom", "queries": queries});

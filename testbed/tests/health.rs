@@ -32,7 +32,8 @@ common::tests![
     an_old_version_that_is_bad_too_convicts_nobody
     an_outage_of_both_is_waited_out
     prometheus::a_good_version_completes_by_itself
-    prometheus::errors_are_held_and_every_request_is_counted;
+    prometheus::errors_are_held_and_every_request_is_counted
+    prometheus::own_queries_hold_a_version_with_errors;
     long:
     prometheus::what_cannot_be_asked_or_is_not_scraped_holds
     prometheus::a_target_lost_in_the_middle_of_a_step_holds

@@ -30,7 +30,7 @@ pub fn measured(obs: &Observation, began: Time, now: Time, errs_from: Option<f64
         release: Release::of(&obs.meta, &obs.status, &obs.objects),
         step,
         is_counting: requests > 0,
-        evidence: Evidence { since: step, earlier: None, steps: if requests > 0 { vec![window] } else { Vec::new() } },
+        evidence: Evidence { since: step, limit_ms: None, earlier: None, steps: if requests > 0 { vec![window] } else { Vec::new() } },
         newest: Some(now),
         interval: Duration::from_secs(5),
         at: now,

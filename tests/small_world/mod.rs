@@ -148,7 +148,7 @@ impl Figures {
             release: Release { uid: "RollingUpdate-web".into(), revision: "web-2-0-0".into(), attempt: 1 },
             step,
             is_counting: self.counting,
-            evidence: Evidence { since: step, earlier: None, steps },
+            evidence: Evidence { since: step, limit_ms: None, earlier: None, steps },
             newest: self.age.map(|age| now() - Duration::from_secs(age.unsigned_abs())),
             interval: Duration::from_secs(5),
             problem: (!self.problem.is_empty()).then(|| Unread::Failed(self.problem.into())),

@@ -1,4 +1,4 @@
-//! Judged by a real Prometheus that scrapes real Traefiks, with the preset for them.
+//! Judged by a real Prometheus that scrapes real Traefiks, with the preset for them and with own queries for the same.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -60,25 +60,13 @@ pub async fn errors_are_held_and_every_request_is_counted(rig: &Arc<Rig>) -> any
     stays(&watching, &held.place()).await?;
 
     // Now that it stands still: what Traefik counted, asked for as the operator did, is what the callers saw.
-    let reports = shop.end_load().await?;
-    let (mut sent, mut erred) = (0, 0);
-    for (n, (who, report)) in reports.iter().enumerate() {
-        for (outcome, count) in report.outcomes() {
-            let counts = if THROUGH_GATEWAYS.contains(&n) { count } else { 0 };
-            match outcome {
-                Outcome::Ok { version } if version == "2.0.0" => sent += counts,
-                Outcome::Ok { .. } => {}
-                Outcome::Status { code: 500, version } if version == "2.0.0" => (sent, erred) = (sent + counts, erred + counts),
-                other => anyhow::bail!("{who}: {count} x {other:?}\nfirst failures: {:#?}", report.first_failures()),
-            }
-        }
-    }
+    let (sent, erred) = seen_through_gateways(&mut shop).await?;
     let asked = |version: &str| {
         let names = |query: &String| query.contains("prom-errors") && query.contains(version);
         prometheus.asked()?.into_iter().rfind(names).with_context(|| format!("nobody asked about {version}"))
     };
     let new = all_scraped(prometheus, &asked("web-2-0-0")?, sent).await?;
-    let failed = count(&new, |s| s.label("__name__") == REQUESTS && s.label("code").starts_with('5'));
+    let failed = count(&new, has_failed);
     ensure!(failed == erred && failed > 0, "{failed} errors were counted, and {erred} seen");
     let timed = count(&new, |s| s.label("__name__") == TIMED);
     ensure!(timed == sent, "{timed} requests were timed, and {sent} sent");
@@ -96,6 +84,79 @@ pub async fn errors_are_held_and_every_request_is_counted(rig: &Arc<Rig>) -> any
     println!("5 % errors, by Prometheus: held at {}, {erred} of {sent} requests failed: {}", held.place(), held.text("/decision/message"));
     shop.no_empty_write()?;
     shop.close().await
+}
+
+/// One selector each, as a person would write them who knows how Traefik names what a route leads to.
+fn own_queries() -> Value {
+    let of_version = |name: &str, more: &str| {
+        format!("{name}{{{more}service=~\"httproute-.+-svc-{{{{namespace}}}}-{{{{service}}}}-[0-9]+@kubernetesgateway\"}}[2m]  # raw")
+    };
+    json!({
+        "requests": of_version(REQUESTS, ""),
+        "errors": of_version(REQUESTS, "code=~\"5..\", "),
+        "durationSeconds": of_version("traefik_service_request_duration_seconds_bucket", ""),
+    })
+}
+
+pub async fn own_queries_hold_a_version_with_errors(rig: &Arc<Rig>) -> anyhow::Result<()> {
+    let mut shop = Shop::open(rig, "prom-own", json!({"testbed.aether.dev/error-rate.2.0.0": "0.05"})).await?;
+    let prometheus = rig.prometheus().await?;
+    shop.start_even_load()?;
+    let mut spec = by_prometheus(&prometheus.url(), json!({}));
+    // Half of the traffic at once, so that a round or two are proof.
+    spec["progression"]["steps"] = json!(["1:1", "1:0"]);
+    spec["metrics"]["prometheus"]["preset"] = "custom".into();
+    spec["metrics"]["prometheus"]["queries"] = own_queries();
+    let watching = shop.update(spec).await?;
+    let held = watching.until("a breach", LIMIT, is_breach).await?;
+    ensure!(held.place() == "ROUTING 1:1", "it is held at {}", held.place());
+    let message = held.text("/decision/message");
+    // Traefik has no edge at 1000 ms, so there is no number to look for.
+    ensure!(message.contains("over 1000 ms: new ") && !message.contains("errors = 0 %"), "{message}");
+
+    let (sent, erred) = seen_through_gateways(&mut shop).await?;
+    let asked = prometheus.asked()?;
+    let about_new = |name: &str, failed: bool| {
+        let is_it = |q: &&String| q.starts_with(name) && q.contains("prom-own-web-2-0-0-") && q.contains("code=~") == failed;
+        asked.iter().rfind(is_it).with_context(|| format!("nobody asked for {name}"))
+    };
+    let requests = all_scraped(prometheus, about_new(REQUESTS, false)?, sent).await?;
+    let errors = prometheus.ask(about_new(REQUESTS, true)?).await?;
+    ensure!(
+        count(&errors, |_| true) == erred && count(&requests, has_failed) == erred && erred > 0,
+        "{erred} errors were seen: {errors:#?}"
+    );
+    let timed = prometheus.ask(about_new("traefik_service_request_duration_seconds_bucket", false)?).await?;
+    ensure!(count(&timed, |s| s.label("le") == "+Inf") == sent, "{sent} requests were sent: {timed:#?}");
+    let judged = held.status["health"]["newVersion"]["requestCount"].as_u64().unwrap_or_default();
+    ensure!(judged > 0 && judged <= sent, "judged by {judged} requests of {sent}");
+    ensure!(watching.last().is_some_and(|s| s.place() == held.place()), "it did not stay at {}", held.place());
+
+    roll_back(&shop, &watching).await?;
+    println!("5 % errors, by own queries: held at {}, {erred} of {sent} requests failed: {message}", held.place());
+    shop.close().await
+}
+
+/// Ends the load. What the new version was sent through the gateways, and how much of that failed.
+async fn seen_through_gateways(shop: &mut Shop) -> anyhow::Result<(u64, u64)> {
+    let reports = shop.end_load().await?;
+    let (mut sent, mut erred) = (0, 0);
+    for (n, (who, report)) in reports.iter().enumerate() {
+        for (outcome, count) in report.outcomes() {
+            let counts = if THROUGH_GATEWAYS.contains(&n) { count } else { 0 };
+            match outcome {
+                Outcome::Ok { version } if version == "2.0.0" => sent += counts,
+                Outcome::Ok { .. } => {}
+                Outcome::Status { code: 500, version } if version == "2.0.0" => (sent, erred) = (sent + counts, erred + counts),
+                other => anyhow::bail!("{who}: {count} x {other:?}\nfirst failures: {:#?}", report.first_failures()),
+            }
+        }
+    }
+    Ok((sent, erred))
+}
+
+fn has_failed(series: &Series) -> bool {
+    series.label("__name__") == REQUESTS && series.label("code").starts_with('5')
 }
 
 /// The answer once the last of so many requests was scraped.
@@ -166,7 +227,7 @@ pub async fn a_target_lost_in_the_middle_of_a_step_holds(rig: &Arc<Rig>) -> anyh
     sleep(Duration::from_mins(1)).await;
     prometheus.scrape(&[])?;
     watching.until("figures that are too old", 2 * LIMIT, cannot_be_read("s old")).await?;
-    watching.until("no figures", LIMIT, cannot_be_read("no series of either version")).await?;
+    watching.until("no figures", LIMIT, cannot_be_read("no series of the new version any more")).await?;
     let last = watching.last().context("no status")?;
     let interval_ends: DateTime<Utc> = last.text("/step/nextNotBefore").parse().context("no end of the interval")?;
     while Utc::now() < interval_ends {
