@@ -78,10 +78,10 @@ pub enum AnswerError {
     #[error("the answer has the series of several Prometheus replicas; ask where they are deduplicated")]
     Replicas,
     /// Nothing new.
-    #[error("the newest sample is {0} s old")]
+    #[error("the newest sample is over {0} s old")]
     Stale(i64),
     /// Clocks differ.
-    #[error("the newest sample is {0} s in the future; check the clocks")]
+    #[error("the newest sample is over {0} s in the future; check the clocks")]
     Future(i64),
     /// Too much.
     #[error("the answer has more than {0} series")]
@@ -150,10 +150,10 @@ pub fn read(body: &[u8], demand: Demand) -> Result<Answer, AnswerError> {
     if let Some(newest) = newest {
         let age = demand.now - newest;
         if age > demand.max_age {
-            return Err(AnswerError::Stale(age.num_seconds()));
+            return Err(AnswerError::Stale(demand.max_age.num_seconds()));
         }
         if -age > demand.max_age {
-            return Err(AnswerError::Future(-age.num_seconds()));
+            return Err(AnswerError::Future(demand.max_age.num_seconds()));
         }
     }
     Ok(Answer { series, newest })

@@ -96,8 +96,18 @@ pub enum QuestionError {
         placeholder: String,
     },
     /// A placeholder where no value can go.
-    #[error("query {query} has a placeholder outside of a quoted label value")]
+    #[error("query {query} has {{{{{placeholder}}}}} outside of a quoted label value")]
     Unquoted {
+        /// The query's name.
+        query: String,
+        /// The placeholder.
+        placeholder: String,
+    },
+    /// The same query for both versions.
+    #[error(
+        "query {query} asks the same of both versions; tell them apart by {{{{service}}}}, {{{{workload}}}}, {{{{version}}}} or {{{{pods}}}}"
+    )]
+    NotOfOneVersion {
         /// The query's name.
         query: String,
     },
@@ -239,6 +249,7 @@ fn fill_in(query: &str, text: &str, backend: Backend<'_>) -> Result<String, Ques
     // The same without what is inside of quotes.
     let mut bare = String::with_capacity(text.len());
     let mut quote: Option<Quote> = None;
+    let mut tells_versions_apart = false;
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         if quote.is_none() && c == '#' {
@@ -246,8 +257,10 @@ fn fill_in(query: &str, text: &str, backend: Backend<'_>) -> Result<String, Ques
             continue;
         }
         if let Some((placeholder, after)) = rest.strip_prefix("{{").and_then(|inside| inside.split_once("}}")) {
-            let quote = quote.as_ref().ok_or_else(|| QuestionError::Unquoted { query: query.to_owned() })?;
-            filled.push_str(&quote.write(query, placeholder.trim(), backend)?);
+            let placeholder = placeholder.trim();
+            let unquoted = || QuestionError::Unquoted { query: query.to_owned(), placeholder: placeholder.to_owned() };
+            filled.push_str(&quote.as_ref().ok_or_else(unquoted)?.write(query, placeholder, backend)?);
+            tells_versions_apart |= placeholder != "namespace";
             rest = after;
             continue;
         }
@@ -267,6 +280,7 @@ fn fill_in(query: &str, text: &str, backend: Backend<'_>) -> Result<String, Ques
         rest = tail;
     }
     match selector(&bare) {
+        Ok(()) if quote.is_none() && !tells_versions_apart => Err(QuestionError::NotOfOneVersion { query: query.to_owned() }),
         Ok(()) if quote.is_none() => Ok(filled),
         Err(Some(function)) => Err(QuestionError::NotRaw { query: query.to_owned(), function: function.to_owned() }),
         Ok(()) | Err(None) => Err(QuestionError::NotASelector { query: query.to_owned() }),

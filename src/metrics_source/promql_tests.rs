@@ -95,11 +95,10 @@ fn placeholders_are_escaped_for_where_they_stand(#[case] query: &str, #[case] fi
 }
 
 #[rstest]
-#[case("error_rate [ 1h30m ] ", "error_rate [ 1h30m ] ")]
-#[case("r { } [2m]", "r { } [2m]")]
-#[case("{\"http.requests\", a!=\"x\"}[2m]", "{\"http.requests\", a!=\"x\"}[2m]")]
-#[case("r{a=\"rate(x[2m:]) } [\", b='#'}[2m]", "r{a=\"rate(x[2m:]) } [\", b='#'}[2m]")]
-#[case("# the shop's sum(\nr{a=\"b\", # {{pods}} in } [5m:]\n}[2m] # rate(", "\nr{a=\"b\", \n}[2m] ")]
+#[case("error_rate {s='{{service}}'} [ 1h30m ] ", "error_rate {s='cart-2.0'} [ 1h30m ] ")]
+#[case("{\"http.requests\", a!=\"{{workload}}\"}[2m]", "{\"http.requests\", a!=\"cart\"}[2m]")]
+#[case("r{a=\"rate(x[2m:]) } [{{workload}}\", b='#'}[2m]", "r{a=\"rate(x[2m:]) } [cart\", b='#'}[2m]")]
+#[case("# the shop's sum(\nr{a=\"{{workload}}\", # {{pods}} in } [5m:]\n}[2m] # rate(", "\nr{a=\"cart\", \n}[2m] ")]
 fn one_selector_that_ends_in_a_range_is_asked(#[case] query: &str, #[case] asked: &str) {
     assert_eq!(custom(&[("requests", query)]), Ok(vec![asked.to_owned()]));
 }
@@ -145,7 +144,7 @@ fn a_calculation_is_named(#[case] query: &str, #[case] function: &str) {
         "query errors has {function}(); ask for the raw counters, like http_requests_total{{service=\"{{{{service}}}}\"}}[2m]: \
          they are subtracted here, per series"
     );
-    assert_eq!(custom(&[("requests", "r[2m]"), ("errors", query)]), Err(wanted));
+    assert_eq!(custom(&[("requests", "r{s='{{service}}'}[2m]"), ("errors", query)]), Err(wanted));
 }
 
 #[rstest]
@@ -153,7 +152,9 @@ fn a_calculation_is_named(#[case] query: &str, #[case] function: &str) {
 #[case(&[("requests", "r[2m]"), ("p99", "x")], "QUERIES has p99; it may have requests, errors, durationSeconds and durationMilliseconds")]
 #[case(&[("requests", ""), ("durationSeconds", ""), ("durationMilliseconds", "")], "QUERIES has BOTH; keep one")]
 #[case(&[("requests", "r{a=\"{{pod}}\"}")], "query requests has {{pod}}; known are namespace, service, workload, pods and version")]
-#[case(&[("requests", "{{service}}_total")], "query requests has a placeholder outside of a quoted label value")]
+#[case(&[("requests", "{{service}}_total")], "query requests has {{service}} outside of a quoted label value")]
+#[case(&[("requests", "r{a=\"b\"}[2m]")], "query requests asks the same of both versions; tell them apart by {{service}}, {{workload}}, {{version}} or {{pods}}")]
+#[case(&[("requests", "r{n=\"{{namespace}}\"}[2m]")], "query requests asks the same of both versions; tell them apart by {{service}}, {{workload}}, {{version}} or {{pods}}")]
 #[case(&[("requests", "r{pod=\"{{pods}}\"}")], "query requests must compare {{pods}} with =~")]
 fn custom_queries_are_refused_with_what_to_change(#[case] queries: &[(&str, &str)], #[case] why: &str) {
     assert_eq!(
@@ -165,7 +166,7 @@ fn custom_queries_are_refused_with_what_to_change(#[case] queries: &[(&str, &str
 #[test]
 fn roles_follow_the_names() {
     let ask = |names: &[&str]| {
-        let queries = names.iter().map(|n| ((*n).to_owned(), "x[2m]".to_owned())).collect();
+        let queries = names.iter().map(|n| ((*n).to_owned(), "x{s='{{service}}'}[2m]".to_owned())).collect();
         questions(Preset::Custom(&queries), BACKEND).unwrap().into_iter().map(|q| q.role).collect::<Vec<_>>()
     };
     assert_eq!(ask(&["requests"]), [Role::Requests { by_code: true }]);
