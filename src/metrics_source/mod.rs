@@ -16,4 +16,5 @@ pub mod recognise;
 pub mod scrape;
 pub mod snapshot;
 pub mod targets;
+pub mod uncounted;
 pub mod window;

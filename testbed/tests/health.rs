@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
+#[path = "health/pages.rs"]
+mod pages;
 #[path = "health/prometheus.rs"]
 mod prometheus;
 
@@ -29,6 +31,7 @@ common::tests![
     without_traffic_nothing_advances_and_nothing_goes_back
     metrics_that_cannot_be_read_hold
     an_old_version_that_is_bad_too_convicts_nobody
+    pages::who_reads_and_who_probes_are_no_traffic
     prometheus::a_good_version_completes_by_itself
     prometheus::errors_are_held_and_every_request_is_counted;
     long:
