@@ -6,6 +6,7 @@
 //!                +--------> prometheus ----------------+
 //! ```
 //! Only `scrape` and `measurer` do IO. What cannot be read is a [`snapshot::Problem`], never a number.
+//! What no user asked for is left out on the way ([`uncounted`]).
 
 pub mod exposition;
 pub mod measure;
