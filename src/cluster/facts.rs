@@ -221,8 +221,11 @@ pub struct Pod {
     pub scraping: BTreeMap<String, String>,
     /// Its containers' ports, sidecars' as well.
     pub ports: Vec<ContainerPort>,
-    /// Its process, where it has just one container.
+    /// Its process. Of several containers only this is known of whichever has a port that none declares: it did not start
+    /// before the oldest of them. Its restarts show as counters that fall.
     pub process: Option<Process>,
+    /// Paths that machines ask its containers for over HTTP: probes, and what Istio's sidecar reads.
+    pub polled: Vec<String>,
 }
 
 /// A port that a container declares.
@@ -486,10 +489,10 @@ fn read_pod(meta: Meta, object: &DynamicObject) -> Pod {
     let annotations = object.metadata.annotations.iter().flatten();
     let scraping = annotations.filter(|(k, _)| k.starts_with("prometheus.io/")).map(|(k, v)| (k.clone(), v.clone())).collect();
     let (ports, process) = read_processes(data);
-    Pod { ready, problem, ip: text(data, "/status/podIP").to_owned(), scraping, ports, process, meta }
+    Pod { ready, problem, ip: text(data, "/status/podIP").to_owned(), scraping, ports, process, polled: read_polled(data), meta }
 }
 
-/// The ports of a pod's containers, and its process where there is just one container.
+/// The ports of a pod's containers, and the pod's process.
 fn read_processes(data: &Value) -> (Vec<ContainerPort>, Option<Process>) {
     let run_of = |statuses: &str, name: &str| {
         let status = list(data, statuses).find(|s| text(s, "/name") == name);
@@ -511,8 +514,41 @@ fn read_processes(data: &Value) -> (Vec<ContainerPort>, Option<Process>) {
             }
         }
     }
-    let only = if let [process] = runs.as_slice() { Some(*process) } else { None };
-    (ports, only)
+    let process = match runs.as_slice() {
+        [] => None,
+        [only] => Some(*only),
+        several => Some(Process { restarts: 0, started: several.iter().filter_map(|run| run.started).min() }),
+    };
+    (ports, process)
+}
+
+/// What machines ask for. More or longer paths than these are not kept, and who asks for them is taken for a user.
+fn read_polled(data: &Value) -> Vec<String> {
+    const MOST: usize = 16;
+    const LONGEST: usize = 256;
+    const PROBES: [&str; 3] = ["/readinessProbe/httpGet/path", "/livenessProbe/httpGet/path", "/startupProbe/httpGet/path"];
+    let mut paths = BTreeSet::new();
+    for container in list(data, "/spec/containers").chain(list(data, "/spec/initContainers")) {
+        let probed = PROBES.iter().map(|probe| text(container, probe).to_owned());
+        let asked = probed.chain(list(container, "/env").flat_map(asked_by_istio));
+        paths.extend(asked.filter(|path| !path.is_empty() && path.len() <= LONGEST));
+    }
+    paths.into_iter().take(MOST).collect()
+}
+
+/// Istio's sidecar is probed and read in the others' place. What it asks them for then is in its environment.
+fn asked_by_istio(env: &Value) -> Vec<String> {
+    let value = || serde_json::from_str::<Value>(text(env, "/value")).unwrap_or_default();
+    match text(env, "/name") {
+        "ISTIO_KUBE_APP_PROBERS" => {
+            value().as_object().into_iter().flatten().map(|(_, prober)| text(prober, "/httpGet/path").to_owned()).collect()
+        }
+        "ISTIO_PROMETHEUS_ANNOTATIONS" => match text(&value(), "/path") {
+            "" => vec!["/metrics".to_owned()],
+            path => vec![path.to_owned()],
+        },
+        _ => Vec::new(),
+    }
 }
 
 fn read_service(meta: Meta, data: &Value) -> Service {
@@ -603,3 +639,7 @@ fn list<'a>(data: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
 fn strings(value: Option<&Value>) -> BTreeMap<String, String> {
     value.and_then(Value::as_object).into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
 }
+
+#[cfg(test)]
+#[path = "facts_tests.rs"]
+mod tests;

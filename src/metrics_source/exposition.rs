@@ -104,7 +104,7 @@ pub enum ExpositionError {
         expected: &'static str,
     },
     /// Longer than anyone wants to read.
-    #[error("line {line}: more than {most} samples")]
+    #[error("line {line}: more than {most} samples; give their labels fewer values, as routes instead of paths")]
     TooMany {
         /// Counted from 1.
         line: usize,
@@ -294,11 +294,12 @@ fn quoted(text: &str) -> Result<(Cow<'_, str>, &str), &'static str> {
         }
         if let Some(escape) = rest.strip_prefix('\\') {
             let mut chars = escape.chars();
-            value.push(match chars.next() {
-                Some('n') => '\n',
-                Some(c @ ('"' | '\\')) => c,
-                _ => return Err("one of \\\\, \\\" and \\n"),
-            });
+            match chars.next().ok_or(CLOSING)? {
+                'n' => value.push('\n'),
+                c @ ('"' | '\\') => value.push(c),
+                // No escape, but a backslash that somebody forgot to double. Prometheus takes both as they are.
+                c => value.extend(['\\', c]),
+            }
             rest = chars.as_str();
         }
         let stop = rest.find(['"', '\\']).ok_or(CLOSING)?;

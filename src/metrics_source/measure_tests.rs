@@ -14,7 +14,7 @@ fn page(time: Time, ok: u64, failed: u64) -> Recognised {
          http_request_duration_seconds_sum {ok}\nhttp_request_duration_seconds_count {all}\n",
         all = ok + failed
     );
-    read_pod(text.as_bytes(), Format::Text, time).unwrap()
+    read_pod(text.as_bytes(), Format::Text, &<_>::default(), time).unwrap()
 }
 
 fn pod(version: Version, name: &str, run: &str, read: Result<Recognised, Unread>) -> Reading {
@@ -213,7 +213,7 @@ fn one_pod_that_cannot_be_read_makes_the_figures_old() {
     let good = Ok(page(at(10), 1, 0));
     let readings = both(&world, good);
     assert_eq!(world.round(readings).newest, Some(at(10)));
-    let nan = read_pod(b"http_requests_total{code=\"200\"} NaN\n", Format::Text, at(15)).unwrap();
+    let nan = read_pod(b"http_requests_total{code=\"200\"} NaN\n", Format::Text, &<_>::default(), at(15)).unwrap();
     let readings = both(&world, Ok(nan));
     let measured = world.round(readings);
     assert_eq!(measured.newest, Some(at(10)), "what cannot be counted was not read");
@@ -229,7 +229,7 @@ fn nothing_read_is_nothing_known() {
         assert_eq!((measured.newest, measured.is_counting), (None, false));
         assert_eq!(measured.problem, Some(Unread::NoTarget("pod a: no port".into())));
     }
-    let read = read_pod(b"up 1\n", Format::Text, at(15)).unwrap();
+    let read = read_pod(b"up 1\n", Format::Text, &<_>::default(), at(15)).unwrap();
     let measured = world.round(vec![pod(Version::New, "a", "0", Ok(read))]);
     assert!(measured.is_without_counter && measured.newest == Some(at(15)));
 }

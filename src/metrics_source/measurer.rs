@@ -30,6 +30,7 @@ use super::promql::{Backend, questions, regex_literal};
 use super::recognise::{self, Recognised};
 use super::scrape::Scraper;
 use super::targets::{self, NoTarget, PodMetrics};
+use super::uncounted::Uncounted;
 use super::window::TargetId;
 
 /// Time between two rounds at the pods.
@@ -156,7 +157,7 @@ impl Measurer {
                         let run = target.process.map_or_else(String::new, |p| p.restarts.to_string());
                         let id = TargetId::container(&pod.meta.uid, target.port, &run);
                         let started = target.process.and_then(|p| p.started);
-                        targets.push(((version, name, id, started, target.expected), target.url));
+                        targets.push(((version, name, id, started, target.expected, target.uncounted), target.url));
                     }
                     Err(NoTarget::NoAddress) if !is_expected => {}
                     Err(why) => readings.push(Reading {
@@ -170,8 +171,10 @@ impl Measurer {
                 }
             }
         }
-        let read = |_: &_, page: super::scrape::Page| recognise::read_pod(&page.bytes, page.format, clock::now());
-        for ((version, name, target, started, expected), page) in self.scraper.scrape_all(targets, AT_ONCE, read).await {
+        let read = |(.., uncounted): &(_, _, _, _, _, Uncounted), page: super::scrape::Page| {
+            recognise::read_pod(&page.bytes, page.format, uncounted, clock::now())
+        };
+        for ((version, name, target, started, expected, _), page) in self.scraper.scrape_all(targets, AT_ONCE, read).await {
             let read = match page {
                 Ok(read) => read.map_err(|e| ("unreadable", e.to_string())),
                 Err(e) => Err((e.word(), e.to_string())),

@@ -6,6 +6,7 @@
 //!                +--------> prometheus ----------------+
 //! ```
 //! Only `scrape` and `measurer` do IO. What cannot be read is a [`snapshot::Problem`], never a number.
+//! What no user asked for is left out on the way ([`uncounted`]).
 
 pub mod exposition;
 pub mod measure;
@@ -16,4 +17,5 @@ pub mod recognise;
 pub mod scrape;
 pub mod snapshot;
 pub mod targets;
+pub mod uncounted;
 pub mod window;

@@ -223,7 +223,7 @@ fn a_lagging_replica_is_no_reset_for_own_queries_either() {
 
 #[test]
 fn custom_queries_are_put_together() {
-    let queries = [("requests", "r[2m]"), ("errors", "e[2m]"), ("durationMilliseconds", "d[2m]")];
+    let queries = [("requests", "r{s='{{service}}'}[2m]"), ("errors", "e{s='{{service}}'}[2m]"), ("durationMilliseconds", "d{s='{{service}}'}[2m]")];
     let queries = queries.iter().map(|(n, q)| ((*n).to_owned(), (*q).to_owned())).collect();
     // In the order of the questions: durations, errors, requests. The errors' series is one of the requests'.
     let round = |at, n: u64| {
@@ -246,7 +246,7 @@ fn custom_queries_are_put_together() {
 fn what_custom_queries_get_wrong_is_said(#[case] series: &[Given<'_, &str>], #[case] why: &str) {
     let (name, labels, value) = series[0];
     let body = matrix(&format!(r#"{{"metric":{{"__name__":"{name}","{}":"{}"}},"values":[[{NOW},"{value}"]]}}"#, labels[0].0, labels[0].1));
-    let queries = [("requests".to_owned(), "r[2m]".to_owned())].into_iter().collect();
+    let queries = [("requests".to_owned(), "r{s=\"{{service}}\"}[2m]".to_owned())].into_iter().collect();
     let (totals, problems) = count(Preset::Custom(&queries), vec![vec![good(&body)]]);
     assert_eq!((totals, problems), (Totals::default(), vec![why.to_owned()]));
 }

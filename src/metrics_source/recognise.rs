@@ -5,9 +5,11 @@
 //! they also see the answers that the process never gave; names an application chose come last.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use super::exposition::{self, Exposition, ExpositionError, Format, Keep, Kind, Sample};
 use super::snapshot::{self, Counts, Edge, Histogram, Part, Problem, Reading, Snapshot, Unit};
+use super::uncounted::Uncounted;
 use crate::api::Time;
 
 /// One way of counting requests.
@@ -36,6 +38,8 @@ pub struct Durations {
 enum Failed {
     /// By HTTP status, in the first of these labels that is there.
     Code(&'static [&'static str]),
+    /// By HTTP status, which is 0 as well where Envoy's flags say `DC`: the caller hung up.
+    CodeAndFlags(&'static str, &'static str),
     /// OpenTelemetry leaves the code out where there was no answer, and says `error_type`.
     CodeOrErrorType(&'static str),
     /// Linkerd's inbound verdict, which knows about gRPC.
@@ -83,7 +87,7 @@ pub static POD_FAMILIES: [Family; 7] = [
 /// Istio's sidecar, by itself and in Prometheus. The source's side of the same requests is another reporter.
 pub const ISTIO: Family = Family {
     requests: "istio_requests_total",
-    failed: Failed::Code(&["response_code"]),
+    failed: Failed::CodeAndFlags("response_code", "response_flags"),
     only: Some(("reporter", "destination")),
     durations: &[milliseconds("istio_request_duration_milliseconds")],
 };
@@ -133,37 +137,50 @@ pub struct Recognised {
     pub problems: Vec<Problem>,
 }
 
+/// Samples that a page may have of what is looked for: what is kept of one is kept for as long as the update lasts.
+const MOST_SAMPLES: usize = 20_000;
+/// Series that one pod may have of requests, and of histograms.
+const MOST_SERIES: usize = 2_000;
+
 /// Reads a pod's page, the parser's work included.
-pub fn read_pod(bytes: &[u8], format: Format, at: Time) -> Result<Recognised, ExpositionError> {
-    let keep = Keep { wanted: is_wanted, ..Keep::default() };
-    Ok(of_pod(&exposition::parse(bytes, format, keep)?, at))
+pub fn read_pod(bytes: &[u8], format: Format, uncounted: &Uncounted, at: Time) -> Result<Recognised, ExpositionError> {
+    let keep = Keep { wanted: is_wanted, most: MOST_SAMPLES };
+    Ok(of_pod(&exposition::parse(bytes, format, keep)?, uncounted, at))
 }
 
 /// Reads a pod's metrics. Without any family it knows the snapshot is empty, not wrong: most clients
 /// show a counter only after its first request.
-pub fn of_pod(exposition: &Exposition<'_>, at: Time) -> Recognised {
+fn of_pod(exposition: &Exposition<'_>, uncounted: &Uncounted, at: Time) -> Recognised {
     let samples = &exposition.samples;
+    // Which family it is must not depend on who has called so far.
     let family = POD_FAMILIES.iter().find(|family| samples.iter().any(|s| family.counts(s) && family.failed.is_shown_by(s)));
-    if let Some(family) = family {
-        let mut found = of_family(family, samples, at);
-        if exposition.types.get(family.requests) == Some(&Kind::Gauge) {
-            found.snapshot.requests.series = None;
-            found.problems.push(Problem::NotACounter { family: family.requests });
-        }
-        return found;
-    }
-    // A histogram without codes still times requests.
-    let base = POD_FAMILIES.iter().find(|f| f.only.is_none() && f.timed_by(samples).is_some());
+    let users = |sample: &Sample<'_>| !uncounted.holds(sample);
     let mut problems = Vec::new();
-    let durations = base.map(|f| f.read_durations(samples, at, &mut problems)).unwrap_or_default();
-    Recognised { snapshot: Snapshot { at, requests: Part::default(), durations }, problems }
+    // A histogram without codes still times requests.
+    let timed = family.or_else(|| POD_FAMILIES.iter().find(|f| f.only.is_none() && f.timed_by(samples).is_some()));
+    let mut requests = family.map(|f| f.read_requests(samples, users, at, &mut problems)).unwrap_or_default();
+    let mut durations = timed.map(|f| f.read_durations(samples, users, at, &mut problems)).unwrap_or_default();
+    if let Some(family) = family.filter(|f| exposition.types.get(f.requests) == Some(&Kind::Gauge)) {
+        requests.series = None;
+        problems.push(Problem::NotACounter { family: family.requests });
+    }
+    bound(&mut requests, &mut problems);
+    bound(&mut durations, &mut problems);
+    Recognised { snapshot: Snapshot { at, requests, durations }, problems }
 }
 
-/// Reads one family, from a pod or from a Prometheus.
+/// Rejects more series than a pod may have.
+fn bound<T>(part: &mut Part<T>, problems: &mut Vec<Problem>) {
+    if let (Some(family), Some(_)) = (part.source, part.series.take_if(|series| series.len() > MOST_SERIES)) {
+        problems.push(Problem::TooManySeries { family, most: MOST_SERIES });
+    }
+}
+
+/// Reads one family of what a Prometheus told.
 pub fn of_family(family: &Family, samples: &[Sample<'_>], at: Time) -> Recognised {
     let mut problems = Vec::new();
-    let requests = family.read_requests(samples, at, &mut problems);
-    let durations = family.read_durations(samples, at, &mut problems);
+    let requests = family.read_requests(samples, |_| true, at, &mut problems);
+    let durations = family.read_durations(samples, |_| true, at, &mut problems);
     Recognised { snapshot: Snapshot { at, requests, durations }, problems }
 }
 
@@ -190,10 +207,16 @@ impl Family {
         self.only.is_none_or(|(label, value)| sample.label(label) == Some(value))
     }
 
-    fn read_requests(&self, samples: &[Sample<'_>], at: Time, problems: &mut Vec<Problem>) -> Part<Reading> {
+    fn read_requests(
+        &self,
+        samples: &[Sample<'_>],
+        takes: impl Fn(&Sample<'_>) -> bool,
+        at: Time,
+        problems: &mut Vec<Problem>,
+    ) -> Part<Reading> {
         let readings: Result<Vec<_>, _> = samples
             .iter()
-            .filter(|s| self.counts(s))
+            .filter(|s| self.counts(s) && takes(s))
             .map(|s| {
                 let failed = self.failed.has_failed(s).map_err(|label| Problem::UnreadableCode { family: self.requests, label })?;
                 reading(s, self.requests, if failed { Counts::FailedRequest } else { Counts::Request }, at)
@@ -207,10 +230,16 @@ impl Family {
         self.durations.iter().find(|d| samples.iter().any(|s| self.is_ours(s) && suffix_of(&s.name, d.name).is_some_and(|s| s != "_sum")))
     }
 
-    fn read_durations(&self, samples: &[Sample<'_>], at: Time, problems: &mut Vec<Problem>) -> Part<Histogram> {
+    fn read_durations(
+        &self,
+        samples: &[Sample<'_>],
+        takes: impl Fn(&Sample<'_>) -> bool,
+        at: Time,
+        problems: &mut Vec<Problem>,
+    ) -> Part<Histogram> {
         let Some(durations) = self.timed_by(samples) else { return Part::default() };
-        let samples = samples.iter().filter(|s| self.is_ours(s)).filter_map(|s| Some((suffix_of(&s.name, durations.name)?, s)));
-        let histograms = histograms(samples, durations.name, durations.unit, at);
+        let of_it = samples.iter().filter_map(|s| Some((suffix_of(&s.name, durations.name)?, s)));
+        let histograms = histograms(of_it.filter(|(_, s)| self.is_ours(s) && takes(s)), durations.name, durations.unit, at);
         if let Err(problem) = &histograms {
             problems.push(problem.clone());
         }
@@ -223,6 +252,7 @@ impl Failed {
     fn is_told_by(&self, sample: &Sample<'_>) -> bool {
         match self {
             Self::Code(labels) => labels.iter().any(|l| sample.label(l).is_some()),
+            Self::CodeAndFlags(label, _) => sample.label(label).is_some(),
             Self::CodeOrErrorType(_) => true,
             Self::Classification => sample.label("classification").is_some(),
             Self::StatusOrError => sample.label("http_status").is_some() || sample.label("error").is_some(),
@@ -243,6 +273,10 @@ impl Failed {
             Self::Code(labels) => {
                 let found = labels.iter().find_map(|l| Some((*l, sample.label(l)?)));
                 found.map_or(Ok(false), |(label, code)| is_failure(code).ok_or(label))
+            }
+            Self::CodeAndFlags(label, flags) => {
+                let hung_up = sample.label(flags) == Some("DC");
+                Ok(is_failure(sample.label(label).unwrap_or_default()).ok_or(*label)? && !hung_up)
             }
             Self::CodeOrErrorType(label) => match sample.label(label) {
                 Some(code) => is_failure(code).ok_or(label),
@@ -319,7 +353,7 @@ struct Gathered {
 }
 
 /// Puts samples of one histogram family together and checks each: all of them or none.
-/// A family without any bucket (a summary) becomes one infinite bucket: it times, but proves nothing.
+/// A family without any bucket (a summary) becomes one infinite bucket, of which only the mean is taken: it is no histogram.
 pub fn histograms<'a>(
     samples: impl Iterator<Item = (&'a str, &'a Sample<'a>)>,
     family: &'static str,
@@ -344,6 +378,8 @@ pub fn histograms<'a>(
         }
     }
     let has_buckets = gathered.values().any(|g| !g.buckets.is_empty());
+    // Mostly the same for all of a page.
+    let mut known: Option<Arc<[Edge]>> = None;
     gathered
         .into_iter()
         .filter(|(_, g)| !g.buckets.is_empty() || (!has_buckets && g.count.is_some()))
@@ -363,7 +399,9 @@ pub fn histograms<'a>(
                 return Err(bad("no bucket le=\"+Inf\""));
             }
             let (edges, below): (Vec<_>, Vec<_>) = g.buckets.into_iter().unzip();
-            Ok(Histogram { series, edges: edges.into(), below: below.into(), sum_us: g.sum_us, at: g.at })
+            let edges = known.take().filter(|known| **known == *edges).unwrap_or_else(|| edges.into());
+            known = Some(Arc::clone(&edges));
+            Ok(Histogram { series, edges, below: below.into(), sum_us: g.sum_us, at: g.at })
         })
         .collect()
 }

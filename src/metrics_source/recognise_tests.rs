@@ -7,7 +7,7 @@ fn at() -> Time {
 }
 
 fn read(page: &str) -> Recognised {
-    read_pod(page.as_bytes(), Format::Text, at()).unwrap()
+    read_pod(page.as_bytes(), Format::Text, &Uncounted::default(), at()).unwrap()
 }
 
 /// (source, requests, errors)
@@ -48,12 +48,15 @@ fn buckets(name: &str, labels: &str, counts: &[(&str, u64)]) -> String {
     1
 )]
 #[case::istio(
-    "istio_requests_total{reporter=\"destination\",response_code=\"200\"} 5\n\
+    "istio_requests_total{reporter=\"destination\",response_code=\"200\",response_flags=\"-\"} 5\n\
         istio_requests_total{reporter=\"destination\",response_code=\"0\"} 1\n\
+        istio_requests_total{reporter=\"destination\",response_code=\"0\",response_flags=\"DC\"} 10\n\
+        istio_requests_total{reporter=\"destination\",response_code=\"0\",response_flags=\"UH\"} 2\n\
+        istio_requests_total{reporter=\"destination\",response_code=\"0\",response_flags=\"UF,DC\"} 4\n\
         istio_requests_total{reporter=\"source\",response_code=\"500\"} 90\n",
     "istio_requests_total",
-    6,
-    1
+    22,
+    7
 )]
 #[case::linkerd(
     "response_total{direction=\"inbound\",classification=\"success\"} 5\n\
@@ -157,7 +160,7 @@ fn durations_are_those_of_the_same_requests(#[case] requests: &str, #[case] name
 }
 
 #[test]
-fn a_summary_times_but_has_no_edges() {
+fn a_summary_has_a_mean_and_no_edges() {
     let page = "http_server_requests_seconds_count{status=\"200\"} 5\n\
         http_server_requests_seconds_sum{status=\"200\"} 0.25\n\
         http_server_requests_seconds{status=\"200\",quantile=\"0.99\"} 0.1\n";
@@ -197,6 +200,91 @@ fn a_bad_histogram_is_rejected_and_counters_are_not(#[case] counts: &[(&str, u64
 #[case("5é", None)]
 fn codes_are_told_apart(#[case] code: &str, #[case] failed: Option<bool>) {
     assert_eq!(is_failure(code), failed);
+}
+
+fn read_without(paths: &[&str], page: &str) -> Recognised {
+    let polled: Vec<_> = paths.iter().map(|p| (*p).to_owned()).collect();
+    read_pod(page.as_bytes(), Format::Text, &Uncounted::new(4191, "/metrics", &polled), at()).unwrap()
+}
+
+/// One series per route, of a counter and of its histogram.
+fn by_route(requests: &str, durations: &str, code: &str, label: &str, routes: &[(&str, u64)]) -> String {
+    let one = |(route, n): &(&str, u64)| {
+        let labels = format!("{label}=\"{route}\",{code}=\"500\",");
+        let counter = if requests.ends_with("_count") { String::new() } else { format!("{requests}{{{labels}}} {n}\n") };
+        format!("{counter}{durations}_count{{{labels}}} {n}\n") + &buckets(durations, &labels, &[("0.1", 0), ("+Inf", *n)])
+    };
+    routes.iter().map(one).collect()
+}
+
+#[rstest]
+#[case::spring("http_server_requests_seconds_count", "http_server_requests_seconds", "status", "uri")]
+#[case::fastapi("http_requests_total", "http_request_duration_seconds", "status", "handler")]
+#[case::express("http_request_duration_seconds_count", "http_request_duration_seconds", "status_code", "route")]
+#[case::otel(
+    "http_server_request_duration_seconds_count",
+    "http_server_request_duration_seconds",
+    "http_response_status_code",
+    "http_route"
+)]
+fn who_reads_and_who_probes_are_no_users(#[case] requests: &str, #[case] durations: &str, #[case] code: &str, #[case] label: &str) {
+    let machines = [("/metrics", 900), ("/ready", 80)];
+    let users = [("/orders", 5), ("/", 2)];
+    let page = |routes: &[(&str, u64)]| by_route(requests, durations, code, label, routes);
+    let found = read_without(&["/ready", "/"], &(page(&machines) + &page(&users)));
+    assert_eq!((counted(&found), timed(&found).1), ((Some(requests), 7, 7), 7));
+    assert_eq!(found.problems, []);
+    // The same family is read before any user has called, so that the first one's requests count from 0.
+    let unused = read_without(&["/ready"], &page(&machines));
+    assert_eq!((counted(&unused), timed(&unused).1), ((Some(requests), 0, 0), 0));
+}
+
+#[test]
+fn another_counter_of_the_same_does_not_bring_them_back() {
+    let page = "http_requests_total{path=\"/metrics\",code=\"200\"} 9\nhttp_request_duration_seconds_count{code=\"200\"} 9\n";
+    assert_eq!(counted(&read_without(&[], page)), (Some("http_requests_total"), 0, 0));
+}
+
+#[test]
+fn linkerds_own_and_the_probes_it_passes_on_are_left_out() {
+    let series = |labels: &str, n: u64| {
+        let labels = format!("direction=\"inbound\",{labels},");
+        format!("response_total{{{labels}classification=\"success\"}} {n}\n")
+            + &buckets("response_latency_ms", &labels, &[("1", n), ("+Inf", n)])
+    };
+    let page = series("target_addr=\"0.0.0.0:4191\",route_kind=\"default\",route_name=\"default\"", 900)
+        + &series("target_addr=\"10.0.0.9:8080\",route_kind=\"default\",route_name=\"probe\"", 80)
+        + &series("target_addr=\"10.0.0.9:8080\",route_kind=\"default\",route_name=\"default\"", 7);
+    let found = read_without(&[], &page);
+    assert_eq!((counted(&found), timed(&found).1), ((Some("response_total"), 7, 0), 7));
+}
+
+#[test]
+fn a_pod_has_only_so_many_series() {
+    let line = |n| format!("http_requests_total{{code=\"200\",path=\"/{n}\"}} 1\n");
+    let page = |n: usize| (0..n).map(line).collect::<Vec<_>>().concat();
+    assert_eq!(counted(&read(&page(2_000))).1, 2_000);
+    let found = read(&page(2_001));
+    assert_eq!(found.snapshot.requests.series, None);
+    let problem = "http_requests_total has more than 2000 series; give its labels fewer values, as routes instead of paths";
+    assert_eq!(found.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [problem]);
+    // Those that nobody counts are no burden.
+    let polled: Vec<_> = (0..10).map(|n| format!("/{n}")).collect();
+    let polled: Vec<_> = polled.iter().map(String::as_str).collect();
+    assert_eq!(counted(&read_without(&polled, &page(2_010))).1, 2_000);
+    // Buckets are bounded by the page.
+    let many = read_pod(page(20_001).as_bytes(), Format::Text, &Uncounted::default(), at()).unwrap_err();
+    assert!(many.to_string().starts_with("line 20001: more than 20000 samples"), "{many}");
+}
+
+#[test]
+fn histograms_of_a_page_share_their_edges() {
+    let page = buckets("http_request_duration_seconds", "path=\"/a\",", &[("1", 1), ("+Inf", 1)])
+        + &buckets("http_request_duration_seconds", "path=\"/b\",", &[("1", 1), ("+Inf", 1)])
+        + &buckets("http_request_duration_seconds", "path=\"/c\",", &[("2", 1), ("+Inf", 1)]);
+    let histograms = read(&page).snapshot.durations.series.unwrap();
+    assert!(Arc::ptr_eq(&histograms[0].edges, &histograms[1].edges));
+    assert_eq!(histograms[2].edges.as_ref(), [Edge::of_ms(2000), Edge::INFINITE]);
 }
 
 /// The pages our own test pods show.

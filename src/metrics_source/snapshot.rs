@@ -182,6 +182,14 @@ pub enum Problem {
         /// The family.
         family: &'static str,
     },
+    /// More than one pod may have.
+    #[error("{family} has more than {most} series; give its labels fewer values, as routes instead of paths")]
+    TooManySeries {
+        /// The family.
+        family: &'static str,
+        /// The bound.
+        most: usize,
+    },
     /// Two samples with the same name and labels.
     #[error("{family} has one series twice")]
     Duplicate {

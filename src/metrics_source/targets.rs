@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::uncounted::Uncounted;
 use crate::cluster::facts::{Pod, Process};
 
 /// Annotation that takes a pod out.
@@ -38,6 +39,8 @@ pub struct Target {
     pub expected: bool,
     /// The run of the container that owns the counters, where that is known.
     pub process: Option<Process>,
+    /// What is counted there and was asked for by nobody's users.
+    pub uncounted: Uncounted,
 }
 
 /// Why there is nothing to read, and what to do about it.
@@ -87,7 +90,13 @@ pub fn of_pod(pod: &Pod, spec: &PodMetrics) -> Result<Target, NoTarget> {
         IpAddr::V6(ip) => format!("[{ip}]"),
     };
     let process = pod.ports.iter().find(|p| p.number == port).map(|p| p.process).or(pod.process);
-    Ok(Target { url: format!("http://{host}:{port}{slash}{path}"), port, expected: pod.ready && !pod.meta.deleting, process })
+    Ok(Target {
+        url: format!("http://{host}:{port}{slash}{path}"),
+        port,
+        expected: pod.ready && !pod.meta.deleting,
+        process,
+        uncounted: Uncounted::new(port, path, &pod.polled),
+    })
 }
 
 #[cfg(test)]
@@ -167,6 +176,13 @@ mod tests {
         assert_eq!(of_pod(&pod, &PodMetrics::default()).unwrap().process, None);
         pod.process = Some(run(1));
         assert_eq!(of_pod(&pod, &PodMetrics::default()).unwrap().process, Some(run(1)));
+    }
+
+    #[test]
+    fn what_machines_ask_for_goes_with_the_target() {
+        let pod = Pod { polled: vec!["/ready".to_owned()], ..pod(&[("port", "81"), ("path", "/stats?x=1")], &[]) };
+        let wanted = Uncounted::new(81, "/stats", &["/ready".to_owned()]);
+        assert_eq!(of_pod(&pod, &PodMetrics::default()).unwrap().uncounted, wanted);
     }
 
     #[test]

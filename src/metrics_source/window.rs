@@ -218,7 +218,9 @@ impl Window {
             ..Totals::default()
         };
         let mut edges: Option<Edges> = None;
-        for (bounds, below) in &sums.timed {
+        // Sums and counts without any edge (summaries) have a mean, and are no histogram.
+        let has_edges = sums.timed.keys().flat_map(|bounds| bounds.iter()).any(|edge| *edge != Edge::INFINITE);
+        for (bounds, below) in sums.timed.iter().filter(|_| has_edges) {
             let Some(all) = below.last().copied().filter(|all| *all > 0) else { continue };
             let buckets = || bounds.iter().zip(below).filter(|(edge, _)| **edge != Edge::INFINITE);
             let under = buckets().rfind(|(edge, _)| **edge <= limit);

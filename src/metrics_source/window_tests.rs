@@ -107,6 +107,16 @@ fn what_vanished_keeps_what_it_contributed() {
     assert_eq!(counted(&window), (162, 0));
 }
 
+/// A summary: what it is the mean of is known, and nothing of any limit.
+#[test]
+fn without_edges_there_is_a_mean_and_no_histogram() {
+    let mut window = Window::new(at(0));
+    add(&mut window, histogram(1, &[], &[10]));
+    add(&mut window, histogram(2, &[], &[40]));
+    let totals = window.totals("v", LIMIT);
+    assert_eq!((timed(&window), totals.edges, totals.mean_ms()), ((0, 0, 0), Edges::default(), Some(10.0)));
+}
+
 #[test]
 fn versions_and_containers_are_kept_apart() {
     let mut window = Window::new(at(0));
@@ -423,7 +433,8 @@ fn edges() -> impl Strategy<Value = Vec<u32>> {
 fn sane(totals: &Totals) {
     assert!(totals.errors <= totals.requests, "{totals:?}");
     assert!(totals.slow_low <= totals.slow_high && totals.slow_high <= totals.timed, "{totals:?}");
-    assert!(totals.duration_sum_ms >= 0.0 && totals.summed <= totals.timed, "{totals:?}");
+    // Without any edge there is only a mean.
+    assert!(totals.duration_sum_ms >= 0.0 && (totals.timed == 0 || totals.summed <= totals.timed), "{totals:?}");
 }
 
 fn stable(deeds: &[Deed]) -> Vec<Deed> {
@@ -447,8 +458,13 @@ proptest! {
         }
         let totals = window.totals("v", LIMIT);
         sane(&totals);
-        prop_assert_eq!((totals.requests, totals.errors, totals.timed), (truth.requests, truth.errors, truth.requests));
-        prop_assert!(totals.slow_low <= truth.slow && truth.slow <= totals.slow_high, "{:?} of {:?}", totals, truth);
+        prop_assert_eq!((totals.requests, totals.errors, totals.summed), (truth.requests, truth.errors, truth.requests));
+        if worlds.iter().all(|(_, edges)| edges.is_empty()) {
+            prop_assert_eq!((totals.timed, totals.slow_low, totals.slow_high), (0, 0, 0));
+        } else {
+            prop_assert_eq!(totals.timed, truth.requests);
+            prop_assert!(totals.slow_low <= truth.slow && truth.slow <= totals.slow_high, "{:?} of {:?}", totals, truth);
+        }
     }
 
     /// Restarts lose what was never scraped; they never invent anything, however late they are told of, wherever windows

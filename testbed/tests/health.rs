@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
+#[path = "health/pages.rs"]
+mod pages;
 #[path = "health/prometheus.rs"]
 mod prometheus;
 
@@ -31,6 +33,7 @@ common::tests![
     metrics_that_cannot_be_read_hold
     an_old_version_that_is_bad_too_convicts_nobody
     an_outage_of_both_is_waited_out
+    pages::who_reads_and_who_probes_are_no_traffic
     prometheus::a_good_version_completes_by_itself
     prometheus::errors_are_held_and_every_request_is_counted
     prometheus::own_queries_hold_a_version_with_errors;

@@ -41,6 +41,7 @@ struct Knobs {
     errs_from: Option<Instant>,
     last_call: Duration,
     more_series: u32,
+    counts_everything: bool,
 }
 
 /// What all connections of one application share.
@@ -123,6 +124,7 @@ impl Knobs {
             errs_from: started.checked_add(behaviour.error_after),
             last_call: behaviour.last_call(),
             more_series: behaviour.more_series,
+            counts_everything: behaviour.counts_everything,
         })
     }
 }
@@ -190,19 +192,28 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let begun = Instant::now();
     received::note(request.headers());
     if request.uri().path() == "/metrics" {
-        let more_series = shared.knobs.read().unwrap_or_else(PoisonError::into_inner).more_series;
-        let text = shared.metrics.lock().unwrap_or_else(PoisonError::into_inner).text(more_series);
+        let (more_series, counts) = {
+            let knobs = shared.knobs.read().unwrap_or_else(PoisonError::into_inner);
+            (knobs.more_series, knobs.counts_everything)
+        };
+        let mut metrics = shared.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = metrics.text(more_series);
+        if counts {
+            metrics.count(200, method_name(request.method()), request.uri().path(), begun.elapsed());
+        }
+        drop(metrics);
         let mut response = Response::new(Full::from(text));
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, kind);
         return Ok(response);
     }
     let number = shared.answered.fetch_add(1, Ordering::Relaxed);
-    let (delay, errs, version, body) = {
+    let (delay, errs, version, body, path) = {
         let knobs = shared.knobs.read().unwrap_or_else(PoisonError::into_inner);
         let delay = Behaviour::latency_of(knobs.latency, knobs.latency_p99, number);
         let errs = knobs.errs_from.is_some_and(|from| begun >= from) && Behaviour::errs(knobs.error_ppm, number);
-        (delay, errs, knobs.version.clone(), knobs.body.clone())
+        let path = if knobs.counts_everything { request.uri().path() } else { "" };
+        (delay, errs, knobs.version.clone(), knobs.body.clone(), path)
     };
     let delay = asked_delay(&request).unwrap_or(delay);
     if !delay.is_zero() {
@@ -223,7 +234,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         // Only failures: a line per request would be most of what a busy pod does.
         shared.log.say(Utc::now(), &format!("{method} {} {}", request.uri().path(), code.as_u16()));
     }
-    shared.metrics.lock().unwrap_or_else(PoisonError::into_inner).count(code.as_u16(), method, begun.elapsed());
+    shared.metrics.lock().unwrap_or_else(PoisonError::into_inner).count(code.as_u16(), method, path, begun.elapsed());
     Ok(response)
 }
 
@@ -298,6 +309,19 @@ mod tests {
         let metrics = ask(&mut stream, "/metrics").await;
         assert!(metrics.contains("http_requests_total{code=\"200\",method=\"GET\"} 2"), "{metrics}");
         assert!(metrics.contains("http_requests_total{code=\"500\",method=\"GET\"} 1"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn counts_everything_where_that_is_wanted() {
+        let (_app, address) = app(5, &[("counts-everything", "true")]).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        ask(&mut stream, "/ready?x=1").await;
+        ask(&mut stream, "/metrics").await;
+        let metrics = ask(&mut stream, "/metrics").await;
+        for path in ["/ready", "/metrics"] {
+            let line = format!("http_requests_total{{code=\"200\",method=\"GET\",path=\"{path}\"}} 1\n");
+            assert!(metrics.contains(&line), "{line} not in {metrics}");
+        }
     }
 
     #[tokio::test]

@@ -44,6 +44,8 @@ pub struct Behaviour {
     pub drop_on_shutdown: bool,
     /// Series that its page of metrics shows besides those of requests.
     pub more_series: u32,
+    /// Every request is counted by its path, reads of the page of metrics as well.
+    pub counts_everything: bool,
 }
 
 impl Behaviour {
@@ -62,6 +64,7 @@ impl Behaviour {
             shutdown: options.shutdown,
             drop_on_shutdown: false,
             more_series: 0,
+            counts_everything: false,
         };
         let of_versions = |(name, _): &(&String, &String)| name.contains('.');
         let for_all = annotations.iter().filter(|a| !of_versions(a));
@@ -93,6 +96,7 @@ impl Behaviour {
             "image-pull-error" => self.image_pull_error = switch(text)?,
             "shutdown" => self.shutdown = duration(text)?,
             "more-series" => self.more_series = text.parse().ok().filter(|n| *n <= 10_000).ok_or("number from 0 to 10000")?,
+            "counts-everything" => self.counts_everything = switch(text)?,
             "drop-on-shutdown" => self.drop_on_shutdown = switch(text)?,
             _ => return Err("annotation the pod server knows"),
         }
@@ -191,6 +195,7 @@ mod tests {
             ("shutdown", "1h"),
             ("drop-on-shutdown", "true"),
             ("more-series", "100"),
+            ("counts-everything", "true"),
         ])
         .unwrap();
         let wanted = Behaviour {
@@ -206,6 +211,7 @@ mod tests {
             shutdown: Duration::from_hours(1),
             drop_on_shutdown: true,
             more_series: 100,
+            counts_everything: true,
         };
         assert_eq!(all, wanted);
     }

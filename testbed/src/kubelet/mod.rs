@@ -28,6 +28,7 @@
 //! | `shutdown` | duration | how long the application accepts connections after SIGTERM (default 3 s); then it answers what is in flight, and all that within the grace period |
 //! | `drop-on-shutdown` | `true` | at SIGTERM everything is cut |
 //! | `more-series` | number | what its page of metrics shows besides requests |
+//! | `counts-everything` | `true` | requests are counted by path, and those for the page of metrics as well |
 //!
 //! They may be edited on the live pod. A value that cannot be read, or a name that is not in this list, stops the container
 //! with `CreateContainerConfigError` and says why.
