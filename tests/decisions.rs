@@ -94,6 +94,8 @@ use small_world::{Figures, Seen, figures, line, now, seen};
 #[case::a_slow_one_too(Seen { measured: Some(Figures { slow: Some((40, 40)), ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (LatencyBreached)")]
 #[case::and_one_much_worse_than_the_old_one(Seen { measured: Some(Figures { old: (8, 40_000), ..figures(40, 5000) }), ..judged() }, "ROUTING 1:9 (WorseThanOldErrors)")]
 #[case::not_by_old_figures(Seen { measured: Some(Figures { age: Some(11), ..figures(30, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
+#[case::but_by_what_some_pods_show(Seen { measured: Some(Figures { age: Some(11), in_part: true, problem: "pod new-0: timed out", ..figures(30, 400) }), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
+#[case::which_lets_nothing_advance(Seen { measured: Some(Figures { age: Some(11), in_part: true, problem: "pod new-0: timed out", ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
 #[case::later_counts_do_not_dilute_it(Seen { measured: Some(figures(0, 99_000)), said: breach(), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
 #[case::nor_does_a_restart(Seen { said: breach(), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
 #[case::recorded_before_it_rolls_back(Seen { measured: Some(figures(30, 400)), spec: rollback(json!({})), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
@@ -110,11 +112,11 @@ use small_world::{Figures, Seen, figures, line, now, seen};
 #[case::a_breach_stands_without_metrics(Seen { said: breach(), spec: json!({}), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
 #[case::and_goes_back_without_them(Seen { said: breach(), spec: json!({"progression": {"onBreach": "Rollback"}}), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
 #[case::by_pods_a_share_of_nobody_is_no_traffic(Seen { measured: Some(Figures { counting: false, old: (0, 0), ..figures(0, 0) }), said: json!({"objects": {"mode": "Pods"}}), weights: None, route: false, ..judged() }, "ROUTING 1:3 (Routing)")]
-#[case::nothing_is_touched_by_a_spec_that_cannot_be_read(Seen { spec: unreadable(json!(null)), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
-#[case::nor_judged(Seen { measured: Some(figures(30, 400)), spec: unreadable(json!({"onBreach": "Rollback"})), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
-#[case::but_an_order_to_go_back_is_followed(Seen { spec: with_orders(unreadable(json!(null)), json!({"outcome": "Rollback"})), ..judged() }, "weigh web, ROLLING_BACK (RollbackOrdered)")]
-#[case::unless_it_is_for_another_version(Seen { spec: with_orders(unreadable(json!(null)), json!({"outcome": "Rollback", "version": "1.5.0"})), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
-#[case::and_so_is_a_breach_on_record(Seen { said: breach(), spec: unreadable(json!({"onBreach": "Rollback"})), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
+#[case::nothing_is_touched_by_a_spec_that_cannot_be_read(Seen { spec: unreadable("Pause"), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
+#[case::nor_judged(Seen { measured: Some(figures(30, 400)), spec: unreadable("Rollback"), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
+#[case::but_an_order_to_go_back_is_followed(Seen { spec: with_orders(unreadable("Pause"), json!({"outcome": "Rollback"})), ..judged() }, "weigh web, ROLLING_BACK (RollbackOrdered)")]
+#[case::unless_it_is_for_another_version(Seen { spec: with_orders(unreadable("Pause"), json!({"outcome": "Rollback", "version": "1.5.0"})), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
+#[case::and_so_is_a_breach_on_record(Seen { said: breach(), spec: unreadable("Rollback"), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
 #[case::a_ratio_by_hand_is_never_blocked(Seen { said: breach(), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web")]
 #[case::nor_by_what_is_not_known(Seen { measured: Some(UNREADABLE), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web, ROUTING 1:9 ()")]
 #[case::held_by_hand(Seen { measured: Some(figures(30, 400)), spec: control(json!({"routing": "1:9"})), ..judged() }, "ROUTING 1:9 (AwaitingRouting)")]
@@ -308,7 +310,7 @@ fn at_the_end() -> Seen {
 }
 
 const UNREADABLE: Figures =
-    Figures { new: (0, 0), old: (0, 0), slow: None, age: None, problem: "pod new-0: connection refused", counting: false };
+    Figures { new: (0, 0), old: (0, 0), slow: None, age: None, in_part: false, problem: "pod new-0: connection refused", counting: false };
 
 /// Rolled back by order; of 2.0.0 nothing is left.
 fn rolled_back() -> Seen {
@@ -382,12 +384,8 @@ fn control(mut orders: Value) -> Value {
 }
 
 /// Steps that do not end.
-fn unreadable(progression: Value) -> Value {
-    let mut spec = json!({"metrics": null, "progression": {"steps": ["1:1"]}});
-    if let Some(more) = progression.as_object() {
-        spec["progression"].as_object_mut().unwrap().extend(more.clone());
-    }
-    spec
+fn unreadable(on_breach: &str) -> Value {
+    json!({"metrics": null, "progression": {"steps": ["1:1"], "onBreach": on_breach}})
 }
 
 fn with_orders(mut spec: Value, mut orders: Value) -> Value {

@@ -319,7 +319,7 @@ fn the_same_figures_once_more_are_no_figures() {
 #[test]
 fn that_the_new_version_was_seen_is_known_over_a_restart() {
     let mut world = World::new(None, -20);
-    world.round(vec![pod(Version::New, "n", "0", Ok(read_pod(b"up 1\n", Format::Text, at(0)).unwrap()))]);
+    world.round(vec![pod(Version::New, "n", "0", Ok(read_pod(b"up 1\n", Format::Text, &<_>::default(), at(0)).unwrap()))]);
     assert!(!world.measuring.is_seen());
     world.counters((0, 0), (0, 0));
     assert!(world.measuring.is_seen(), "series of nothing are series");

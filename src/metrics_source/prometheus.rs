@@ -21,7 +21,7 @@ use super::exposition::{self, Sample};
 use super::measure::Unread;
 use super::promql::{Question, Role};
 use super::recognise::{self, Recognised};
-use super::snapshot::{Counts, Part, Reading, Snapshot};
+use super::snapshot::{Counts, Part, Problem, Reading, Snapshot};
 use crate::api::Time;
 
 /// What custom queries are called in messages.
@@ -179,6 +179,7 @@ pub fn recognise(answers: &[(Question, Answer)], asked_at: Time) -> Recognised {
     let mut problems = Vec::new();
     let mut requests = Part { source: Some(REQUESTS), series: Some(Vec::new()) };
     let mut durations = Part::default();
+    let (mut is_failure_shown, mut is_error_found) = (false, false);
     for (question, answer) in answers {
         match question.role {
             Role::Family(family) => return recognise::of_family(family, &answer.series, at),
@@ -187,10 +188,12 @@ pub fn recognise(answers: &[(Question, Answer)], asked_at: Time) -> Recognised {
                 join(&mut requests, found);
             }
             Role::Requests { by_code: false } => {
+                is_failure_shown = shows_failures(&answer.series, at);
                 let found = answer.series.iter().map(|s| recognise::reading(s, REQUESTS, Counts::Request, at)).collect();
                 join(&mut requests, recognise::part(REQUESTS, found, &mut problems));
             }
             Role::Errors => {
+                is_error_found = answer.series.iter().any(|s| s.value > 0.0);
                 let failure = |s| {
                     let reading = recognise::reading(s, ERRORS, Counts::FailureOnly, at)?;
                     // The same series is among the requests.
@@ -206,7 +209,17 @@ pub fn recognise(answers: &[(Question, Answer)], asked_at: Time) -> Recognised {
             }
         }
     }
+    if is_failure_shown && !is_error_found {
+        problems.push(Problem::ErrorsUnseen);
+        requests.series = None;
+    }
     Recognised { snapshot: Snapshot { at, requests, durations }, problems }
+}
+
+/// Whether counters of requests with a code label show that some failed: whoever asks for errors by another query has to find some.
+fn shows_failures(series: &[Series], at: Time) -> bool {
+    let by_code = recognise::of_codes(REQUESTS, series, at, &mut Vec::new()).series;
+    by_code.is_some_and(|readings| readings.iter().any(|r| r.counts == Counts::FailedRequest && r.value > 0))
 }
 
 /// When the newest series of what was read was scraped; `None` without series.

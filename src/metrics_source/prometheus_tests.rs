@@ -223,7 +223,8 @@ fn a_lagging_replica_is_no_reset_for_own_queries_either() {
 
 #[test]
 fn custom_queries_are_put_together() {
-    let queries = [("requests", "r{s='{{service}}'}[2m]"), ("errors", "e{s='{{service}}'}[2m]"), ("durationMilliseconds", "d{s='{{service}}'}[2m]")];
+    let queries =
+        [("requests", "r{s='{{service}}'}[2m]"), ("errors", "e{s='{{service}}'}[2m]"), ("durationMilliseconds", "d{s='{{service}}'}[2m]")];
     let queries = queries.iter().map(|(n, q)| ((*n).to_owned(), (*q).to_owned())).collect();
     // In the order of the questions: durations, errors, requests. The errors' series is one of the requests'.
     let round = |at, n: u64| {
@@ -249,6 +250,25 @@ fn what_custom_queries_get_wrong_is_said(#[case] series: &[Given<'_, &str>], #[c
     let queries = [("requests".to_owned(), "r{s=\"{{service}}\"}[2m]".to_owned())].into_iter().collect();
     let (totals, problems) = count(Preset::Custom(&queries), vec![vec![good(&body)]]);
     assert_eq!((totals, problems), (Totals::default(), vec![why.to_owned()]));
+}
+
+/// A slip in the name of its metric would make every version look good.
+#[test]
+fn a_query_for_errors_that_finds_none_of_those_that_are_shown_is_told() {
+    let queries = ["requests", "errors"].map(|n| (n.to_owned(), "r{s=\"{{service}}\"}[2m]".to_owned())).into_iter().collect();
+    let requests = |at, code, n| answer(at, &[("r", &[("code", code)], n)]);
+    let rounds = |code, errors: Answer| {
+        // By name: errors come first.
+        let (totals, problems) = count(Preset::Custom(&queries), vec![vec![errors, requests(NOW, code, 7)]]);
+        (totals.requests, problems.into_iter().map(|p| p.split(';').next().unwrap().to_owned()).collect::<Vec<_>>())
+    };
+    let nothing = || answer(NOW, &[]);
+    assert_eq!(
+        rounds("500", nothing()),
+        (0, vec!["query errors finds none of the requests that their code label calls failed (5xx)".into()])
+    );
+    assert_eq!(rounds("200", nothing()), (0, vec![]));
+    assert_eq!(rounds("500", answer(NOW, &[("e", &[("of", "500")], 7)])), (0, vec![]));
 }
 
 proptest! {

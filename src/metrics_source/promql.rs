@@ -75,6 +75,19 @@ pub enum Role {
     Durations(Unit),
 }
 
+impl Role {
+    /// Which of the user's queries it is.
+    pub fn query(self) -> Option<&'static str> {
+        match self {
+            Self::Family(_) => None,
+            Self::Requests { .. } => Some("requests"),
+            Self::Errors => Some("errors"),
+            Self::Durations(Unit::Seconds) => Some("durationSeconds"),
+            Self::Durations(Unit::Milliseconds) => Some("durationMilliseconds"),
+        }
+    }
+}
+
 /// Why custom queries cannot be asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {

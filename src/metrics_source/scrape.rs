@@ -112,8 +112,9 @@ impl AskError {
     /// One word of a few, to count by.
     pub fn word(&self) -> &'static str {
         match self {
+            Self::Address => FetchError::Address.word(),
             Self::Fetch(error) => error.word(),
-            Self::Answer(_) => "unreadable",
+            Self::Answer { .. } => "unreadable",
         }
     }
 }
@@ -121,12 +122,20 @@ impl AskError {
 /// Why a Prometheus gave nothing to count.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
+    /// Nobody can be asked there.
+    #[error("spec.metrics.prometheus.address: no http or https address without credentials, such as http://prometheus:9090")]
+    Address,
     /// No answer.
     #[error("Prometheus: {0}")]
     Fetch(#[from] FetchError),
     /// No answer that can be used.
-    #[error("Prometheus: {0}")]
-    Answer(#[from] AnswerError),
+    #[error("Prometheus{}: {error}", .query.map(|name| format!(", query {name}")).unwrap_or_default())]
+    Answer {
+        /// The query, where there are several.
+        query: Option<&'static str>,
+        /// What is wrong with the answer.
+        error: AnswerError,
+    },
 }
 
 /// A page as it came.
@@ -221,11 +230,12 @@ impl Scraper {
         let demand = Demand { now, max_age, most_series: 50_000 };
         let mut answers = Vec::with_capacity(questions.len());
         for question in questions {
-            let url = query_url(server, &question.promql, now)?;
+            let url = query_url(server, &question.promql, now).map_err(|_| AskError::Address)?;
+            let query = question.role.query();
             let answer = self.fetch(url, JSON, self.limits.answer, |status, _, bytes| match prometheus::read(&bytes, demand) {
                 // Its own errors have other statuses and say why; what else has one is somebody else's.
                 Err(AnswerError::Foreign) if status != 200 => Err(AskError::Fetch(FetchError::Status(status))),
-                answer => answer.map_err(AskError::Answer),
+                answer => answer.map_err(|error| AskError::Answer { query, error }),
             });
             answers.push((question.clone(), answer.await??));
         }

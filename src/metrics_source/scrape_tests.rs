@@ -239,5 +239,8 @@ async fn a_prometheus_is_asked_as_of_one_moment() {
     ] {
         assert_eq!(ask(format!("{server}/{base}")).await.unwrap_err().to_string(), why);
     }
-    assert_eq!(ask("http://a:b@127.0.0.1/".into()).await.unwrap_err().to_string(), "Prometheus: not an http address without credentials");
+    assert_eq!(
+        ask("http://a:b@127.0.0.1/".into()).await.unwrap_err().to_string(),
+        "spec.metrics.prometheus.address: no http or https address without credentials, such as http://prometheus:9090"
+    );
 }

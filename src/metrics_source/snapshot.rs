@@ -182,6 +182,11 @@ pub enum Problem {
         /// The family.
         family: &'static str,
     },
+    /// A query for errors that finds none of those that another query shows.
+    #[error(
+        "query errors finds none of the requests that their code label calls failed (5xx); correct it, leave it out, or leave those out of query requests as well"
+    )]
+    ErrorsUnseen,
     /// More than one pod may have.
     #[error("{family} has more than {most} series; give its labels fewer values, as routes instead of paths")]
     TooManySeries {

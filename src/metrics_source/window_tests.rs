@@ -510,7 +510,8 @@ proptest! {
             scrape.add(&mut window);
         }
         let totals = window.totals("v", LIMIT);
-        prop_assert_eq!((totals.requests, totals.errors, totals.timed), (truth.requests, truth.errors, truth.requests));
+        prop_assert_eq!((totals.requests, totals.errors, totals.summed), (truth.requests, truth.errors, truth.requests));
+        prop_assert_eq!(totals.timed, if edges.is_empty() { 0 } else { truth.requests });
     }
 
     /// Who is scraped before whom does not matter.

@@ -44,7 +44,7 @@ fn turn(obs: &Observation, memory: &Memory, now: Time, is_writing: bool) -> Plan
             if obs.meta.deleting && !state.is_active() {
                 resting::let_go(&mut turn);
             } else {
-                turn.say_unreadable(spec.error.to_string());
+                turn.say_unreadable(&spec.error.to_string());
             }
             return turn.finish();
         }
@@ -325,9 +325,9 @@ impl<'a> Turn<'a> {
     }
 
     /// Says that the spec cannot be read. What was said of the cluster stays said, since nothing is looked at.
-    pub fn say_unreadable(&mut self, error: String) {
+    pub fn say_unreadable(&mut self, error: &str) {
         let told = conditions::find(&self.obs.status.conditions, READY);
-        if told.is_none_or(|ready| (ready.reason.as_str(), &ready.message) != (INVALID_SPEC, &error)) {
+        if told.is_none_or(|ready| (ready.reason.as_str(), ready.message.as_str()) != (INVALID_SPEC, error)) {
             let message = format!("{}: {error}", self.obs.status.state);
             self.plan.notes.push(Note { warning: true, reason: INVALID_SPEC.into(), about: message.clone(), message });
         }

@@ -139,13 +139,13 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
 }
 
 /// Writes into a status that the spec cannot be read.
-pub fn say_unreadable(status: &mut RollingUpdateStatus, obs: &Observation, message: String, now: Time) {
+pub fn say_unreadable(status: &mut RollingUpdateStatus, obs: &Observation, message: &str, now: Time) {
     if status.conditions.is_empty() {
-        say(status, obs, &Saying::new(status.state, INVALID_SPEC, message.clone()), now);
+        say(status, obs, &Saying::new(status.state, INVALID_SPEC, message), now);
     }
     let generation = obs.meta.generation;
     status.observed_generation = Some(generation);
-    let mut set = |type_, answer| conditions::set(&mut status.conditions, generation, now, type_, answer, INVALID_SPEC, &message);
+    let mut set = |type_, answer| conditions::set(&mut status.conditions, generation, now, type_, answer, INVALID_SPEC, message);
     set(READY, Answer::False);
     // At rest Stalled keeps what was said at the end.
     if status.state.is_active() {
