@@ -81,7 +81,8 @@ pub async fn a_version_that_never_gets_ready_is_rolled_back(rig: &Arc<Rig>) -> a
 
 pub async fn refused_at_apply_time(rig: &Arc<Rig>) -> anyhow::Result<()> {
     rig.bed.create_namespace("typos").await?;
-    let cases: [(&str, Value, &str); 19] = [
+    let asked_at = |address: &str| json!({"metrics": {"prometheus": {"address": address, "preset": "traefik"}}});
+    let cases: [(&str, Value, &str); 23] = [
         ("steps", json!({"progression": {"steps": ["1:", "1:0"]}}), "must be new:old"),
         ("steps", json!({"progression": {"steps": ["-1:2", "1:0"]}}), "must be new:old"),
         ("steps", json!({"progression": {"steps": ["0:0", "1:0"]}}), "not both 0"),
@@ -101,6 +102,10 @@ pub async fn refused_at_apply_time(rig: &Arc<Rig>) -> anyhow::Result<()> {
         ("image", json!({"workload": {"image": "registry.example/x y:{version}"}}), "{version}"),
         ("metrics", json!({"metrics": {"none": {}, "pods": {}}}), "one of pods, prometheus and none"),
         ("artifactBase", json!({"artifactBase": "shop"}), "group:name"),
+        ("address", asked_at("prometheus:9090"), "http or https address"),
+        ("address", asked_at("http://user:password@prometheus:9090"), "without credentials"),
+        ("address", asked_at("http://prometheus 9090"), "http or https address"),
+        ("address", asked_at("http://prometheus:9090/?query=up"), "or query"),
     ];
     for (field, spec, wanted) in cases {
         let mut object = json!({
@@ -118,7 +123,12 @@ pub async fn refused_at_apply_time(rig: &Arc<Rig>) -> anyhow::Result<()> {
         "apiVersion": "aether.dev/v1alpha1", "kind": "RollingUpdate", "metadata": {"name": "fixed"},
         "spec": {"artifactBase": "shop.example:web", "version": "2.0.0"},
     });
-    rig.bed.kubectl_stdin(&["-n", "typos", "apply", "-f", "-"], &object.to_string()).await?;
+    for address in
+        ["http://prometheus", "https://prometheus.monitoring.svc:9090/base/", "http://[fd00::1]:9090", "http://10.0.0.1:9090/a@b"]
+    {
+        object["spec"]["metrics"] = asked_at(address)["metrics"].clone();
+        rig.bed.kubectl_stdin(&["-n", "typos", "apply", "-f", "-"], &object.to_string()).await.context(address)?;
+    }
     object["spec"]["artifactBase"] = json!("shop.example:other");
     let said = rig.bed.kubectl_stdin(&["-n", "typos", "apply", "-f", "-"], &object.to_string()).await;
     let said = format!("{:#}", said.err().context("artifactBase was changed")?);
