@@ -94,8 +94,6 @@ use small_world::{Figures, Seen, figures, line, now, seen};
 #[case::a_slow_one_too(Seen { measured: Some(Figures { slow: Some((40, 40)), ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (LatencyBreached)")]
 #[case::and_one_much_worse_than_the_old_one(Seen { measured: Some(Figures { old: (8, 40_000), ..figures(40, 5000) }), ..judged() }, "ROUTING 1:9 (WorseThanOldErrors)")]
 #[case::not_by_old_figures(Seen { measured: Some(Figures { age: Some(11), ..figures(30, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
-#[case::but_by_what_some_pods_show(Seen { measured: Some(Figures { age: Some(11), in_part: true, problem: "pod new-0: timed out", ..figures(30, 400) }), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
-#[case::which_lets_nothing_advance(Seen { measured: Some(Figures { age: Some(11), in_part: true, problem: "pod new-0: timed out", ..figures(0, 400) }), ..judged() }, "ROUTING 1:9 (AwaitingVerdict)")]
 #[case::later_counts_do_not_dilute_it(Seen { measured: Some(figures(0, 99_000)), said: breach(), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
 #[case::nor_does_a_restart(Seen { said: breach(), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
 #[case::recorded_before_it_rolls_back(Seen { measured: Some(figures(30, 400)), spec: rollback(json!({})), ..judged() }, "ROUTING 1:9 (ErrorRateBreached)")]
@@ -116,6 +114,7 @@ use small_world::{Figures, Seen, figures, line, now, seen};
 #[case::nor_judged(Seen { measured: Some(figures(30, 400)), spec: unreadable("Rollback"), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
 #[case::but_an_order_to_go_back_is_followed(Seen { spec: with_orders(unreadable("Pause"), json!({"outcome": "Rollback"})), ..judged() }, "weigh web, ROLLING_BACK (RollbackOrdered)")]
 #[case::unless_it_is_for_another_version(Seen { spec: with_orders(unreadable("Pause"), json!({"outcome": "Rollback", "version": "1.5.0"})), ..judged() }, "ROUTING 1:9 (InvalidSpec)")]
+#[case::what_is_deleted_goes_whatever_cannot_be_read(Seen { deleting: true, retired: true, spec: unreadable("Pause"), apex: "new", services: false, routing: "1:0", weights: None, held: &[("flipped", 300), ("restored", 300)], ..seen("COMPLETING") }, "scale web, COMPLETING (Completing)")]
 #[case::and_so_is_a_breach_on_record(Seen { said: breach(), spec: unreadable("Rollback"), ..judged() }, "weigh web, ROLLING_BACK (ErrorRateBreached)")]
 #[case::a_ratio_by_hand_is_never_blocked(Seen { said: breach(), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web")]
 #[case::nor_by_what_is_not_known(Seen { measured: Some(UNREADABLE), spec: control(json!({"routing": "3:1"})), ..judged() }, "weigh web, ROUTING 1:9 ()")]
@@ -310,7 +309,7 @@ fn at_the_end() -> Seen {
 }
 
 const UNREADABLE: Figures =
-    Figures { new: (0, 0), old: (0, 0), slow: None, age: None, in_part: false, problem: "pod new-0: connection refused", counting: false };
+    Figures { new: (0, 0), old: (0, 0), slow: None, age: None, problem: "pod new-0: connection refused", counting: false };
 
 /// Rolled back by order; of 2.0.0 nothing is left.
 fn rolled_back() -> Seen {

@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use crate::api::rolling_update::{CleanupPolicy, Thresholds};
 use crate::api::{Ratio, duration};
 use crate::install;
+use crate::orders::Hold;
 use crate::orders::desk::is_namespace;
 
 /// Name of the binary that kubectl runs for `kubectl aether`.
@@ -171,7 +172,7 @@ Examples:
 Examples:
   aether update pause my-slice")]
     Pause(Order),
-    /// Go on by itself: ends a pause or, where there is none, lets a ratio by hand go.
+    /// Go on after a pause.
     #[command(after_help = "\
 Examples:
   aether update resume my-slice")]
@@ -277,9 +278,9 @@ pub struct Order {
 pub struct Routing {
     #[command(flatten)]
     pub id: Id,
-    /// Shares of the traffic, new:old; 1:3 is 25 % new.
+    /// Shares of the traffic, new:old; 1:3 is 25 % new. `auto`: hold none, the steps go on by themselves.
     #[arg(long, short, allow_hyphen_values = true)]
-    pub ratio: Ratio,
+    pub ratio: Hold,
     #[command(flatten)]
     pub wait: Wait,
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::api::rolling_update::{CleanupPolicy, Transition};
 use crate::api::{Ratio, State, Time};
-use crate::orders::Order;
 use crate::orders::view::{HealthAnswer, Limits, Update};
+use crate::orders::{Hold, Order};
 
 use super::pods::Row;
 
@@ -168,15 +168,16 @@ pub fn line(update: &Update) -> String {
 pub fn confirmation(update: &Update, order: &Order) -> String {
     let id = &update.update_id;
     match order {
-        Order::Routing(ratio) => format!("update {id}: routing {ratio} asked for ({} new)", percent(ratio.share())),
+        Order::Routing(Hold(Some(ratio))) => format!("update {id}: routing {ratio} asked for ({} new)", percent(ratio.share())),
+        Order::Routing(Hold(None)) => format!("update {id}: no ratio is held any more"),
         Order::Approve(_) => {
             let up_to = update.asked.approved.clone().unwrap_or_default();
             format!("update {id}: approved up to {up_to} ({} new)", percent(share(&up_to)))
         }
         Order::Pause => format!("update {id}: pause asked for"),
         Order::Resume => match &update.asked.routing {
-            Some(held) => format!("update {id}: not paused any more, and held at {held} by hand; resume again to let go"),
-            None => format!("update {id}: goes on by itself"),
+            Some(held) => format!("update {id}: not paused any more; routing {held} is held by hand (-r auto lets it go)"),
+            None => format!("update {id}: goes on"),
         },
         Order::Complete => format!("update {id}: completion asked for"),
         Order::Rollback => format!("update {id}: rollback asked for"),

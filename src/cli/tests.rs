@@ -18,7 +18,7 @@ use super::{Failure, live, pool, status, update};
 use crate::api::rolling_update::CleanupPolicy;
 use crate::api::{ProxyPool, RollingUpdate, State, Time};
 use crate::orders::view::{HealthAnswer, PoolStatus, Update, Updates};
-use crate::orders::{Class, Order, Refusal};
+use crate::orders::{Class, Hold, Order, Refusal};
 
 fn words(line: &str) -> Vec<OsString> {
     line.split_whitespace().map(OsString::from).collect()
@@ -309,7 +309,15 @@ fn line_and_endings() {
 fn confirmations() {
     let shown = Update::of(&release(json!({"spec": {"control": {"approved": "1:1"}}})));
     let ratio = "1:3".parse().unwrap();
-    let orders = [Order::Routing(ratio), Order::Approve(None), Order::Pause, Order::Resume, Order::Complete, Order::Rollback];
+    let orders = [
+        Order::Routing(Hold(Some(ratio))),
+        Order::Routing(Hold(None)),
+        Order::Approve(None),
+        Order::Pause,
+        Order::Resume,
+        Order::Complete,
+        Order::Rollback,
+    ];
     insta::assert_snapshot!(orders.iter().map(|o| render::confirmation(&shown, o)).collect::<Vec<_>>().join("\n"));
 }
 

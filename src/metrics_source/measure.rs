@@ -121,9 +121,6 @@ pub struct Measured {
     pub evidence: Evidence,
     /// How far back the new version's figures are certain: every pod that should be read was read since.
     pub newest: Option<Time>,
-    /// When anything of the new version was last read. What one pod that hangs leaves open makes `newest` old, and takes
-    /// nothing back of what the others prove: failures are failures, whatever is not seen.
-    pub latest: Option<Time>,
     /// Time between two rounds, or as long as one takes where that is more.
     pub interval: Duration,
     /// The new version's bucket edges.
@@ -222,7 +219,6 @@ impl Measuring {
             is_counting,
             evidence: self.evidence.clone(),
             newest: seen.newest,
-            latest: self.ever,
             interval: round.interval,
             edges: self.window.totals(Version::New.name(), round.limit_ms).edges,
             means: (mean(Version::New), mean(Version::Old)),

@@ -138,7 +138,7 @@ pub struct Recognised {
 }
 
 /// Samples that a page may have of what is looked for: what is kept of one is kept for as long as the update lasts.
-const MOST_SAMPLES: usize = 20_000;
+const MOST_SAMPLES: usize = 50_000;
 /// Series that one pod may have of requests, and of histograms.
 const MOST_SERIES: usize = 2_000;
 

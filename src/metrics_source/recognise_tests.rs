@@ -273,8 +273,8 @@ fn a_pod_has_only_so_many_series() {
     let polled: Vec<_> = polled.iter().map(String::as_str).collect();
     assert_eq!(counted(&read_without(&polled, &page(2_010))).1, 2_000);
     // Buckets are bounded by the page.
-    let many = read_pod(page(20_001).as_bytes(), Format::Text, &Uncounted::default(), at()).unwrap_err();
-    assert!(many.to_string().starts_with("line 20001: more than 20000 samples"), "{many}");
+    let many = read_pod(page(50_001).as_bytes(), Format::Text, &Uncounted::default(), at()).unwrap_err();
+    assert!(many.to_string().starts_with("line 50001: more than 50000 samples"), "{many}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub mod view;
 mod tests;
 
 pub use desk::Desk;
-pub use updates::{Order, Start};
+pub use updates::{Hold, Order, Start};
 
 /// What kind of no it is: REST makes a status code of it, the CLI an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

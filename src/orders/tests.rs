@@ -6,7 +6,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::pools::{self, Eviction, RollingPatch};
-use super::updates::{self, Begin, Order, Start, start};
+use super::updates::{self, Begin, Hold, Order, Start, start};
 use super::view::{HealthAnswer, Update};
 use super::{Class, Refusal};
 use crate::api::proxy_pool::RollingConfig;
@@ -31,38 +31,31 @@ fn ratio(text: &str) -> crate::api::Ratio {
     text.parse().unwrap()
 }
 
+fn hold(text: &str) -> Hold {
+    text.parse().unwrap()
+}
+
 fn written(update: &RollingUpdate, order: &Order) -> Value {
     updates::order(update, order).unwrap().map_or(Value::Null, |patch| patch["spec"]["control"].clone())
 }
 
 #[rstest]
-#[case(Order::Routing(ratio("1:3")), json!({"version": "2.0.0", "routing": "1:3"}))]
+#[case(Order::Routing(hold("1:3")), json!({"version": "2.0.0", "routing": "1:3"}))]
 #[case(Order::Pause, json!({"version": "2.0.0", "paused": true}))]
 #[case(Order::Resume, Value::Null)]
+#[case(Order::Routing(hold("auto")), Value::Null)]
 #[case(Order::Rollback, json!({"version": "2.0.0", "outcome": "Rollback"}))]
 fn an_order_is_written_for_this_version(#[case] order: Order, #[case] wanted: Value) {
     assert_eq!(written(&update("ROUTING", "1:9", json!({})), &order), wanted);
 }
 
 #[rstest]
-#[case::routing("routing", json!("1:3"), Order::Routing(ratio("1:3")))]
+#[case::routing("routing", json!("1:3"), Order::Routing(hold("1:3")))]
 #[case::paused("paused", json!(true), Order::Pause)]
 #[case::outcome("outcome", json!("Rollback"), Order::Rollback)]
 fn what_is_asked_for_already_is_not_written_again(#[case] field: &str, #[case] value: Value, #[case] order: Order) {
     let there = update("ROUTING", "1:9", json!({"spec": {"control": {"version": "2.0.0", field: value}}}));
     assert_eq!(updates::order(&there, &order).unwrap(), None);
-}
-
-/// One thing at a time: whoever paused what was held by hand has it held again.
-#[rstest]
-#[case::paused(json!({"paused": true}), json!({"version": "2.0.0", "paused": null}))]
-#[case::held(json!({"routing": "1:1"}), json!({"version": "2.0.0", "routing": null}))]
-#[case::both(json!({"paused": true, "routing": "1:1"}), json!({"version": "2.0.0", "paused": null}))]
-#[case::approved_only(json!({"approved": "1:1"}), Value::Null)]
-fn going_on_takes_away_what_holds_the_update(#[case] orders: Value, #[case] wanted: Value) {
-    let mut control = orders;
-    control["version"] = json!("2.0.0");
-    assert_eq!(written(&update("ROUTING", "1:9", json!({"spec": {"control": control}})), &Order::Resume), wanted);
 }
 
 #[test]
@@ -77,10 +70,10 @@ fn orders_for_another_version_do_not_come_back_to_life() {
 #[case("PENDING", "0:1", Order::Complete, "1:0")]
 #[case("ROUTING", "3:1", Order::Complete, "1:0")]
 #[case("COMPLETED", "1:0", Order::Rollback, "COMPLETED")]
-#[case("ROLLED_BACK", "0:1", Order::Routing(ratio("1:1")), "ROLLED_BACK")]
+#[case("ROLLED_BACK", "0:1", Order::Routing(hold("1:1")), "ROLLED_BACK")]
 #[case("FAILED", "0:1", Order::Pause, "FAILED")]
-#[case("ROLLING_BACK", "0:1", Order::Routing(ratio("1:1")), "rolled back")]
-#[case("COMPLETING", "1:0", Order::Routing(ratio("1:1")), "completed")]
+#[case("ROLLING_BACK", "0:1", Order::Routing(hold("1:1")), "rolled back")]
+#[case("COMPLETING", "1:0", Order::Routing(hold("1:1")), "completed")]
 #[case("ROUTING", "1:9", Order::Approve(None), "nothing to approve")]
 fn what_cannot_be_now_is_a_conflict_that_says_why(#[case] state: &str, #[case] routing: &str, #[case] order: Order, #[case] why: &str) {
     let refusal = updates::order(&update(state, routing, json!({})), &order).unwrap_err();
@@ -167,10 +160,21 @@ fn a_start_takes_verbs(#[case] state: &str, #[case] version: &str, #[case] chang
     assert_eq!((moved.verbs.to_vec(), moved.is_anew), wanted);
 }
 
+/// As often as it is said, which after a lost answer may be twice.
+#[test]
+fn a_pause_and_a_ratio_by_hand_go_by_orders_of_their_own() {
+    let there = |control: Value| update("ROUTING", "1:9", json!({"spec": {"control": control}}));
+    let both = json!({"version": "2.0.0", "paused": true, "routing": "1:9"});
+    assert_eq!(written(&there(both.clone()), &Order::Resume), json!({"version": "2.0.0", "paused": null}));
+    assert_eq!(written(&there(both), &Order::Routing(hold("auto"))), json!({"version": "2.0.0", "routing": null}));
+    assert_eq!(written(&there(json!({"version": "2.0.0", "routing": "1:9"})), &Order::Resume), Value::Null);
+    assert_eq!("1-9".parse::<Hold>().unwrap_err().rsplit_once(", ").unwrap().1, "or auto");
+}
+
 #[test]
 fn a_ratio_that_somebody_else_has_replaced_is_not_waited_for() {
     let asked = |ratio: &str| update("ROUTING", "1:9", json!({"spec": {"control": {"version": "2.0.0", "routing": ratio}}}));
-    let order = Order::Routing(ratio("1:1"));
+    let order = Order::Routing(hold("1:1"));
     assert!(!order.is_followed(&asked("1:1")) && order.stands(&asked("2:2")));
     assert!(order.is_followed(&asked("1:3")) && !order.stands(&asked("1:3")));
 }

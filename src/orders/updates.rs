@@ -67,18 +67,39 @@ pub struct Move {
 /// An order about an update that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Hold this ratio new:old.
-    Routing(Ratio),
+    /// Hold this ratio new:old, or none any more.
+    Routing(Hold),
     /// The next step may be taken, or all up to this ratio.
     Approve(Option<Ratio>),
     /// Hold everything where it is.
     Pause,
-    /// Go on by itself: a pause goes; where there is none, a ratio by hand.
+    /// Go on after a pause.
     Resume,
     /// Retire the old version.
     Complete,
     /// All traffic back to the old version.
     Rollback,
+}
+
+/// A ratio to hold, or `auto`: the steps go on by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold(pub Option<Ratio>);
+
+impl From<Ratio> for Hold {
+    fn from(ratio: Ratio) -> Self {
+        Self(Some(ratio))
+    }
+}
+
+impl std::str::FromStr for Hold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim() == "auto" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|ratio| Self(Some(ratio))).map_err(|why| format!("{why}, or auto"))
+    }
 }
 
 impl Order {
@@ -95,7 +116,7 @@ impl Order {
     /// It is still asked for. Only a ratio is told: the others end an update, or are over at once.
     pub fn stands(&self, update: &RollingUpdate) -> bool {
         let asked = || Update::of(update).asked.routing.and_then(|text| text.parse::<Ratio>().ok());
-        if let Self::Routing(ratio) = self { asked() == Some(*ratio) } else { true }
+        if let Self::Routing(Hold(ratio)) = self { asked() == *ratio } else { true }
     }
 
     /// The update is where the order wants it, or will never be.
@@ -107,11 +128,11 @@ impl Order {
         let state = status.state;
         match self {
             // Somebody else may have asked for another one meanwhile.
-            Self::Routing(ratio) => {
+            Self::Routing(Hold(Some(ratio))) => {
                 state.is_terminal() || !self.stands(update) || (is_confirmed(update) && ratio_of(update) == Some(*ratio))
             }
             Self::Complete | Self::Rollback => state.is_terminal(),
-            Self::Approve(_) | Self::Pause | Self::Resume => true,
+            Self::Routing(Hold(None)) | Self::Approve(_) | Self::Pause | Self::Resume => true,
         }
     }
 }
@@ -239,11 +260,10 @@ pub fn order(update: &RollingUpdate, order: &Order) -> Result<Option<Value>, Ref
         return no("it is being completed; all traffic is on the new version".into());
     }
     let field = match order {
-        Order::Routing(ratio) => json!({"routing": ratio.to_string()}),
+        Order::Routing(Hold(ratio)) => json!({"routing": ratio.map(|r| r.to_string())}),
         Order::Approve(ratio) => json!({"approved": approval(update, &shown, *ratio)?}),
         Order::Pause => json!({"paused": true}),
-        Order::Resume if shown.asked.paused => json!({"paused": null}),
-        Order::Resume => json!({"routing": null}),
+        Order::Resume => json!({"paused": null}),
         Order::Complete => {
             let all_new = in_force(&shown).is_all_new() && is_confirmed(update);
             if shown.state != State::Completing && !all_new {

@@ -241,7 +241,7 @@ fn build() -> Vec<Route> {
             path: "/rolling-update/{id}/resume",
             needs: Needs::Update("route"),
             group: Updates,
-            summary: "Goes on by itself: takes the pause away, or a ratio by hand where there is no pause.",
+            summary: "Goes on after a pause.",
             query: &[NAMESPACE, WAIT],
             handler: Handler::new(updates::resume),
         },

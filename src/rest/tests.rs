@@ -88,7 +88,7 @@ fn every_order_needs_the_verb_that_the_admission_policy_asks_for() {
     use crate::api::Ratio;
     use crate::orders::Order;
     let orders = [
-        ("routing", Order::Routing(Ratio::ALL_NEW)),
+        ("routing", Order::Routing(Ratio::ALL_NEW.into())),
         ("approve", Order::Approve(None)),
         ("pause", Order::Pause),
         ("resume", Order::Resume),

@@ -17,7 +17,7 @@ use super::routes::Nothing;
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Routing {
-    /// `new:old`, for example 1:3.
+    /// `new:old`, for example 1:3; `auto`: hold none, the steps go on by themselves.
     routing: String,
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn health(call: Call, _: Nothing) -> Result<HealthAnswer, Refus
 }
 
 pub(super) async fn routing(call: Call, body: Routing) -> Result<Update, Refusal> {
-    order(call, Order::Routing(ratio(&body.routing)?)).await
+    order(call, Order::Routing(body.routing.parse().map_err(|why| Refusal::invalid(format!("routing: {why}")))?)).await
 }
 
 pub(super) async fn approve(call: Call, body: Approval) -> Result<Update, Refusal> {

@@ -38,7 +38,7 @@ fn turn(obs: &Observation, memory: &Memory, now: Time, is_writing: bool) -> Plan
     let wish = match &obs.wish {
         Ok(wish) => wish,
         // The way back is there whatever else is wrong.
-        Err(spec) if state == State::RollingBack || (state.is_active() && goes_back(obs, &spec.last_resort, memory)) => &spec.last_resort,
+        Err(spec) if state.is_active() && goes_back(obs, &spec.last_resort, memory) => &spec.last_resort,
         Err(spec) => {
             // Nothing is known of what is wanted: touch nothing, let go of what is not held.
             if obs.meta.deleting && !state.is_active() {
@@ -92,9 +92,9 @@ pub struct Cause {
     pub by: &'static str,
 }
 
-/// Whether there is a reason to go back from what has begun.
+/// Whether what has begun is on its way back or out, or has a reason to be.
 fn goes_back(obs: &Observation, wish: &Wish, memory: &Memory) -> bool {
-    obs.status.state != State::Pending && reason_to_go_back(obs, wish, memory, false).is_some()
+    obs.status.state == State::RollingBack || obs.meta.deleting || reason_to_go_back(obs, wish, memory, false).is_some()
 }
 
 fn reason_to_go_back(obs: &Observation, wish: &Wish, memory: &Memory, anew: bool) -> Option<Cause> {
@@ -310,7 +310,7 @@ impl<'a> Turn<'a> {
         let (held_by, was_held_by) = (progress::held_by(&self.status, Some(&saying.reason)), progress::held_by(&self.obs.status, told.2));
         let is_news = told != (&saying.state, &self.status.routing, Some(&saying.reason)) || held_by != was_held_by;
         // The first figures of a step are on their way.
-        if is_news && held_by != Some(verdict::NOT_MEASURED_YET) {
+        if is_news && (held_by, saying.reason.as_str()) != (Some(verdict::NOT_MEASURED_YET), progress::AWAITING) {
             let warning = matches!(saying.state, State::RollingBack | State::RolledBack | State::Failed)
                 || (saying.state == self.obs.status.state && saying.reason != status::state_word(saying.state));
             let text = |text: &Option<String>| text.clone().unwrap_or_default();

@@ -236,6 +236,7 @@ impl Wish {
     /// whether to go back.
     pub fn last_resort(spec: Option<&RollingUpdateSpec>, status: &RollingUpdateStatus) -> Self {
         let of_this = spec.filter(|s| status.new_version.as_ref() == Some(&s.version));
+        let control = of_this.and_then(|s| s.control.as_ref().filter(|c| c.version == s.version));
         let on_breach = of_this.and_then(|s| s.progression.as_ref()?.on_breach);
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let objects = status.objects.clone().unwrap_or_default();
@@ -263,7 +264,11 @@ impl Wish {
             cleanup: CleanupPolicy::GracePeriod,
             min_requests: default_min_requests(0.01),
             source: Source::None,
-            orders: of_this.and_then(|s| orders(s).ok()).unwrap_or_default(),
+            orders: Orders {
+                paused: control.and_then(|c| c.paused).unwrap_or_default(),
+                outcome: control.and_then(|c| c.outcome),
+                ..Orders::default()
+            },
         }
     }
 

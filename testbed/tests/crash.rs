@@ -20,10 +20,10 @@ const AT_ONCE: usize = 1;
 
 common::tests![
     killed_in_every_state
-    a_breach_outlives_its_operator
     a_leader_that_was_asleep_does_nothing;
     long:
     a_crash_while_nothing_was_to_be_done
+    a_breach_outlives_its_operator
 ];
 
 /// Longest an update may take with all these funerals.

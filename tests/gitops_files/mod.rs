@@ -65,7 +65,7 @@ pub fn rolling_updates() -> String {
         held: &[("in force", 99)],
         ..at_work(State::Routing)
     };
-    let unread = Figures { age: None, in_part: false, problem: "x", counting: false, new: (0, 0), old: (0, 0), slow: None };
+    let unread = Figures { age: None, problem: "x", counting: false, new: (0, 0), old: (0, 0), slow: None };
     let breach = judged(figures(30, 400), json!({}), 99);
     let undone = Seen { new: None, services: false, weights: None, apex: "user", paused: false, ..seen("ROLLING_BACK") };
     let at_the_end = Seen { routing: "1:0", weights: Some((1, 0)), ..at_work(State::Routing) };

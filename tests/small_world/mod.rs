@@ -124,8 +124,6 @@ pub struct Figures {
     pub slow: Option<(u64, u64)>,
     /// Seconds since all of it was read; `None`: it never was.
     pub age: Option<i64>,
-    /// Some of the new version's pods are read all the same.
-    pub in_part: bool,
     /// What keeps the new version from being read.
     pub problem: &'static str,
     /// The step that was counted is the one in force, and counting has begun.
@@ -134,7 +132,7 @@ pub struct Figures {
 
 /// Good figures with that many failed ones among that many requests of the new version.
 pub fn figures(failed: u64, all: u64) -> Figures {
-    Figures { new: (failed, all), old: (12, 4000), slow: None, age: Some(1), in_part: false, problem: "", counting: true }
+    Figures { new: (failed, all), old: (12, 4000), slow: None, age: Some(1), problem: "", counting: true }
 }
 
 impl Figures {
@@ -152,7 +150,6 @@ impl Figures {
             is_counting: self.counting,
             evidence: Evidence { since: step, limit_ms: None, earlier: None, steps },
             newest: self.age.map(|age| now() - Duration::from_secs(age.unsigned_abs())),
-            latest: (self.in_part || self.age.is_some_and(|age| age < 10)).then(|| now() - Duration::from_secs(1)),
             interval: Duration::from_secs(5),
             problem: (!self.problem.is_empty()).then(|| Unread::Failed(self.problem.into())),
             means: (Some(50.0), Some(45.0)),

@@ -67,7 +67,7 @@ const EVENTS: [Event; 35] = [
     }),
     ("the step's time has come", |s| Seen { since: 99, held: &[("in force", 99), ("ready", 99)], ..s }),
     ("judged by metrics: the step's time has come, and they cannot be read", |s| {
-        measured(s, Figures { age: None, in_part: false, problem: "x", counting: false, new: (0, 0), old: (0, 0), slow: None }, &json!({}))
+        measured(s, Figures { age: None, problem: "x", counting: false, new: (0, 0), old: (0, 0), slow: None }, &json!({}))
     }),
     ("judged by metrics: the step's time has come, and all is well", |s| measured(s, figures(0, 400), &json!({}))),
     ("judged by metrics: a breach is proven", |s| measured(s, figures(30, 400), &json!({}))),

@@ -81,7 +81,7 @@ pub fn going_back(decision: &Decision) -> Wait {
 }
 
 /// Reason of Ready while a step waits for a verdict, ...
-const AWAITING: &str = "AwaitingVerdict";
+pub const AWAITING: &str = "AwaitingVerdict";
 /// ... and has waited too long.
 const OVERDUE: &str = "AnalysisDeadlineExceeded";
 

@@ -170,14 +170,15 @@ impl Evidence {
     }
 
     /// The old version was over the limit itself in that window, or in it and the one before: what went wrong then is
-    /// something that both share, so the window is not held against the new version. No number of failures is asked for:
+    /// something that both share, so the window is not held against the new version. Where nobody called the old version it
+    /// says nothing, whatever was before. No number of failures is asked for:
     /// the new version's errors convict it after four, long before a fifth of the traffic has shown as many. Leaving such
     /// windows out is fair, because the choice looks at the old version only.
     fn is_shared(&self, i: usize, kind: Kind, allowed: Allowed) -> bool {
         let old = |window: Option<&StepCounts>| window.map(|w| w.old.surely(kind));
         let before = i.checked_sub(1).map_or_else(|| self.earlier.map(|e| e.last_old.surely(kind)), |i| old(self.steps.get(i)));
         let now = old(self.steps.get(i)).unwrap_or_default();
-        now.rate() > allowed.rate || now.plus(before.unwrap_or_default()).rate() > allowed.rate
+        now.of > 0 && (now.rate() > allowed.rate || now.plus(before.unwrap_or_default()).rate() > allowed.rate)
     }
 
     /// One kind of failure in that window.

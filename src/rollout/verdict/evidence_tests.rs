@@ -61,6 +61,8 @@ fn what_both_versions_share_does_not_count() {
     assert!(errors(&steps(&[fine, window((1000, 500), (10, 4)), fine])) < 1.0);
     assert!(errors(&steps(&[fine, outage, window((20, 10), (20, 0))])) < 1.0);
     assert!(errors(&steps(&[fine, fine, window((20, 10), (20, 0))])) > BAR);
+    // All traffic is on the new one now.
+    assert!(errors(&steps(&[fine, window((60, 0), (20, 1)), window((250, 250), (0, 0))])) > BAR);
 }
 
 #[rstest]

@@ -17,9 +17,9 @@
 //!
 //! The old version over its own limit: windows in which it was do not count towards an absolute breach, now or later (so
 //! an outage that both shared does not convict the new version once it is over), and while it lasts, and until enough was
-//! seen without it, a new version over the limit is `BaselineUnhealthy`. Two things it does not change. The relative tests stay: proof that the new version is more
-//! than `factor` times worse holds at any level, and rolling back helps. And a new version within its limits may go on: it
-//! may be the repair.
+//! seen without it, a new version over the limit is `BaselineUnhealthy`. Two things it does not change. The relative tests
+//! stay: proof that the new version is more than `factor` times worse holds at any level, and rolling back helps. And a new
+//! version within its limits may go on: it may be the repair.
 
 use crate::api::rolling_update::Verdict;
 pub use crate::metrics_source::window::Edges;
@@ -266,6 +266,11 @@ impl std::fmt::Display for Figures<'_> {
             write!(f, "; old {}", slow(old))?;
         } else if new.requests > 0 {
             f.write_str("; latency is not judged: there is no histogram")?;
+        }
+        let judged = |kind| self.evidence.estimate(kind, self.limits.allowed(kind)).new;
+        let left_out = new.requests.saturating_sub(judged(Kind::Errors).requests).max(new.timed.saturating_sub(judged(Kind::Slow).timed));
+        if left_out > 0 {
+            write!(f, "; of these, {left_out} of the new one while both were over a limit are left out")?;
         }
         let whole = |kind| self.evidence.whole(kind);
         let (all_new, all_old) = whole(Kind::Errors);

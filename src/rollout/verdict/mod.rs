@@ -110,24 +110,8 @@ fn measured(obs: &Observation, wish: &Wish, instances: i32, now: Time) -> (Verdi
         unknown(if passed { reason } else { INTERVAL_NOT_PASSED }, "no figures of this step yet; it is counted from settle on".into())
     };
     let Some(m) = &obs.measured else { return not_yet(NOT_MEASURED_YET) };
-    let age_of = |time: Option<Time>| time.map(|time| (now - time).to_std().unwrap_or_default());
-    let age = age_of(m.newest);
+    let age = m.newest.map(|newest| (now - newest).to_std().unwrap_or_default());
     let is_fresh = age.is_some_and(|age| age <= m.interval * judge::FRESH_INTERVALS);
-    let situation = |age: Option<Duration>| Situation {
-        interval_passed,
-        newest_sample_age_ms: age.map(millis),
-        scrape_interval_ms: millis(m.interval),
-        edges: m.edges,
-    };
-    let judged = |age| judge::judge(&m.evidence, &wish.limits(), &situation(age));
-    let is_counted = m.is_counting && m.step == step.map(|s| s.since);
-    if !is_fresh && is_counted {
-        // What some pods show may be proof enough, whatever the others would.
-        let Judgement { verdict, reason, message, breach, .. } = judged(age_of(m.latest));
-        if breach.is_some() {
-            return (verdict, reason.to_owned(), message);
-        }
-    }
     if !is_fresh && let Some(problem) = &m.problem {
         let (reason, why) = match problem {
             Unread::NoTarget(why) => (NO_TARGET, why),
@@ -138,13 +122,16 @@ fn measured(obs: &Observation, wish: &Wish, instances: i32, now: Time) -> (Verdi
     if age.is_none() {
         return not_yet(NOT_MEASURED_YET);
     }
+    let situation =
+        Situation { interval_passed, newest_sample_age_ms: age.map(millis), scrape_interval_ms: millis(m.interval), edges: m.edges };
+    let judged = || judge::judge(&m.evidence, &wish.limits(), &situation);
     if !obs.has_traffic() {
-        return without_traffic(obs, m, instances, is_fresh, || judged(age));
+        return without_traffic(obs, m, instances, is_fresh, judged);
     }
-    if !is_counted {
+    if !m.is_counting || m.step != step.map(|s| s.since) {
         return not_yet(NOT_MEASURED_YET);
     }
-    let Judgement { verdict, reason, mut message, .. } = judged(age);
+    let Judgement { verdict, reason, mut message, .. } = judged();
     if m.is_without_counter && reason == "InsufficientTraffic" {
         message
             .push_str("; the new version shows none of the request counters that are known (docs/health.md), as one may that nobody calls");
