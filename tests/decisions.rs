@@ -526,6 +526,26 @@ fn what_holds_a_step_is_told() {
     }
 }
 
+/// Kept by MANUAL until the policy says otherwise; on its way out it is still known to be kept, or nobody would go on with it.
+#[test]
+fn an_old_version_that_was_kept_is_removed_step_by_step() {
+    let spec = |policy: &str| json!({"cleanupPolicy": policy});
+    let pinned = Seen {
+        apex: "new",
+        services: false,
+        routing: "1:0",
+        weights: None,
+        held: &[("flipped", 30), ("restored", 30)],
+        ..seen("COMPLETING")
+    };
+    let kept = Seen { spec: spec("MANUAL"), ..pinned.clone() }.plan().status.unwrap();
+    assert_eq!(condition(&kept, "OldVersionRemoved").1, "CleanupManual");
+    let next = Seen { state: "COMPLETED", spec: spec("IMMEDIATE"), status: Some(serde_json::to_value(&kept).unwrap()), ..pinned };
+    let plan = next.plan();
+    assert!(line(&plan).starts_with("scale web, COMPLETED (Completing)"), "{}", line(&plan));
+    assert_eq!(condition(&plan.status.unwrap(), "OldVersionRemoved").1, "CleanupManual");
+}
+
 /// A gateway that does not answer is what Ready speaks of.
 #[test]
 fn a_breach_is_told_whatever_else_is_wrong() {

@@ -16,8 +16,6 @@ use super::model::{Observation, Side};
 
 /// Reason of OldVersionRemoved=False where cleanupPolicy MANUAL keeps the old version.
 pub const KEPT: &str = "CleanupManual";
-/// Reason of an end with cleanupPolicy MANUAL.
-pub const OLD_VERSION_KEPT: &str = "OldVersionKept";
 /// Changes of state that are kept.
 const HISTORY: usize = 20;
 /// A difference nobody acts on, such as a count of ready pods, waits this long for company.
@@ -129,7 +127,8 @@ pub fn say(status: &mut RollingUpdateStatus, obs: &Observation, saying: &Saying,
     set(HEALTHY, healthy, &why, &text);
     let (removed, why, text) = match (state, reason.as_str()) {
         (State::Completed, "Completed" | "AlreadyLive") => (Answer::True, "Removed", "no pod of the old version is left"),
-        (State::Completed, OLD_VERSION_KEPT) => (Answer::False, KEPT, "cleanupPolicy MANUAL keeps the old version's pods"),
+        // Also while it is being removed later on: what is at rest is not said here.
+        (State::Completed, _) => (Answer::False, KEPT, "cleanupPolicy MANUAL keeps the old version's pods"),
         _ => (Answer::False, "InUse", "the old version has its pods"),
     };
     set(OLD_VERSION_REMOVED, removed, why, text);

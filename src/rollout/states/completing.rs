@@ -23,7 +23,7 @@ use super::{MUTE_GATEWAY, SLOW_GATEWAY, Wait, endpoints, interference, rolling_b
 use crate::rollout::build;
 use crate::rollout::decide::{Turn, shifted_to};
 use crate::rollout::model::{LiveCheck, Observation, Target, Write, count};
-use crate::rollout::status::{OLD_VERSION_KEPT, Saying};
+use crate::rollout::status::Saying;
 use crate::rollout::wish::Wish;
 
 /// The old version can still take the traffic back at once.
@@ -145,7 +145,7 @@ fn retire(turn: &mut Turn<'_>, wish: &Wish) -> Progress {
             // With its last word: until then the update may go back.
             note_live(turn);
             Progress::Done(
-                OLD_VERSION_KEPT,
+                "OldVersionKept",
                 format!("version {} is live; the old version is kept by cleanupPolicy MANUAL, so the Service stays pinned", wish.version),
             )
         };
