@@ -29,8 +29,7 @@ use super::prometheus;
 use super::promql::{Backend, questions, regex_literal};
 use super::recognise::{self, Recognised};
 use super::scrape::Scraper;
-use super::targets::{self, NoTarget, PodMetrics};
-use super::uncounted::Uncounted;
+use super::targets::{self, NoTarget, PodMetrics, Target};
 use super::window::TargetId;
 
 /// Time between two rounds at the pods.
@@ -156,8 +155,8 @@ impl Measurer {
                     Ok(target) => {
                         let run = target.process.map_or_else(String::new, |p| p.restarts.to_string());
                         let id = TargetId::container(&pod.meta.uid, target.port, &run);
-                        let started = target.process.and_then(|p| p.started);
-                        targets.push(((version, name, id, started, target.expected, target.uncounted), target.url));
+                        let url = target.url.clone();
+                        targets.push(((version, name, id, target), url));
                     }
                     Err(NoTarget::NoAddress) if !is_expected => {}
                     Err(why) => readings.push(Reading {
@@ -171,17 +170,18 @@ impl Measurer {
                 }
             }
         }
-        let read = |(.., uncounted): &(_, _, _, _, _, Uncounted), page: super::scrape::Page| {
-            recognise::read_pod(&page.bytes, page.format, uncounted, clock::now())
+        let read = |(.., target): &(_, _, _, Target), page: super::scrape::Page| {
+            recognise::read_pod(&page.bytes, page.format, &target.uncounted, clock::now())
         };
-        for ((version, name, target, started, expected, _), page) in self.scraper.scrape_all(targets, AT_ONCE, read).await {
+        for ((version, name, id, target), page) in self.scraper.scrape_all(targets, AT_ONCE, read).await {
             let read = match page {
                 Ok(read) => read.map_err(|e| ("unreadable", e.to_string())),
                 Err(e) => Err((e.word(), e.to_string())),
             };
             self.metrics.read("pods", read.as_ref().map_or_else(|(word, _)| *word, |_| "ok"));
             let read = read.map_err(|(_, text)| Unread::Failed(text));
-            readings.push(Reading { version, name, target, started, expected, read });
+            let started = target.process.and_then(|p| p.started);
+            readings.push(Reading { version, name, target: id, started, expected: target.expected, read });
         }
         // In an order of their own, so that the same pod is named from round to round.
         readings.sort_by(|a, b| a.name.cmp(&b.name));

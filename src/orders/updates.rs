@@ -85,12 +85,6 @@ pub enum Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold(pub Option<Ratio>);
 
-impl From<Ratio> for Hold {
-    fn from(ratio: Ratio) -> Self {
-        Self(Some(ratio))
-    }
-}
-
 impl std::str::FromStr for Hold {
     type Err = String;
 

@@ -86,9 +86,9 @@ fn every_route_is_there_once_and_says_what_it_needs() {
 #[test]
 fn every_order_needs_the_verb_that_the_admission_policy_asks_for() {
     use crate::api::Ratio;
-    use crate::orders::Order;
+    use crate::orders::{Hold, Order};
     let orders = [
-        ("routing", Order::Routing(Ratio::ALL_NEW.into())),
+        ("routing", Order::Routing(Hold(Some(Ratio::ALL_NEW)))),
         ("approve", Order::Approve(None)),
         ("pause", Order::Pause),
         ("resume", Order::Resume),

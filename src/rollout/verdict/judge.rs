@@ -205,15 +205,14 @@ fn unproven(evidence: &Evidence, limits: &Limits, situation: &Situation) -> (Ver
         return unknown("StaleMetrics", format!("; {newest}, at most {most} ms are good enough; see that the metrics can be read"));
     }
     let estimates = [(Kind::Errors, errors), (Kind::Slow, slow)].map(|(kind, allowed)| (kind, allowed, evidence.estimate(kind, allowed)));
-    let mut bad = estimates.iter().filter(|(kind, allowed, step)| step.new.surely(*kind).is_over(*allowed)).peekable();
-    let is_bad = bad.peek().is_some();
-    if bad.any(|(kind, allowed, step)| step.old.surely(*kind).rate() > allowed.rate) {
+    let bad: Vec<_> = estimates.iter().filter(|(kind, allowed, step)| step.new.surely(*kind).is_over(*allowed)).collect();
+    if bad.iter().any(|(kind, allowed, step)| step.old.surely(*kind).rate() > allowed.rate) {
         return unknown("BaselineUnhealthy", "; the old version is over the limit too, so look for what both use".into());
     }
-    if is_bad {
+    if !bad.is_empty() {
         return unknown("AboveThreshold", "; over the limit, but not proven: holding until it clears or the evidence is in".into());
     }
-    if estimates.iter().any(|(kind, allowed, step)| *kind == Kind::Slow && step.new.possibly(*kind).is_over(*allowed)) {
+    if estimates.iter().any(|(kind, allowed, step)| step.new.possibly(*kind).is_over(*allowed)) {
         return unknown("LatencyBucketTooCoarse", too_coarse(limits, situation.edges));
     }
     if !situation.interval_passed {
